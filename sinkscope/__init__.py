@@ -1,0 +1,65 @@
+"""See the attention sinks and massive activations of audio-visual LLMs.
+
+Example:
+    >>> import sinkscope as ss
+    >>> subject = ss.load("tiny-avsr")              # doctest: +SKIP
+    >>> record = ss.record(subject, ss.read_clip("clip.mp4"))   # doctest: +SKIP
+    >>> ss.find_sinks(record)                       # doctest: +SKIP
+
+Every name below is loaded when it is first used, so that ``import sinkscope`` is instant.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "SinkscopeError": "errors",
+    "TokenLayout": "layout",
+    "Record": "record",
+    "merge": "record",
+    "Clip": "avsr.clip",
+    "read_clip": "avsr.media",
+    "load": "subjects.subject",
+    "register_family": "subjects.anatomy",
+    "record": "probes.probe",
+    "probe": "probes.probe",
+    "DEFAULT": "probes.reducers",
+    "Keep": "probes.reducers",
+    "SegmentAttention": "probes.reducers",
+    "RowEntropy": "probes.reducers",
+    "ArgmaxShare": "probes.reducers",
+    "PatternBins": "probes.reducers",
+    "TopActivations": "probes.reducers",
+    "Median": "probes.reducers",
+    "Norms": "probes.reducers",
+    "BosSimilarity": "probes.reducers",
+    "key_attention": "analysis.sinks",
+    "sink_rate": "analysis.sinks",
+    "find_sinks": "analysis.sinks",
+    "sink_heads": "analysis.sinks",
+    "find_massive_activations": "analysis.massive",
+    "bos_similarity": "analysis.similarity",
+    "segment_attention": "analysis.flow",
+}
+
+__all__ = ["__version__", "plots", *_HOME]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "plots":
+        return import_module("sinkscope.plots")
+    if name not in _HOME:
+        raise AttributeError(f"module 'sinkscope' has no attribute {name!r}")
+    value = getattr(import_module(f"sinkscope.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+if TYPE_CHECKING:
+    pass

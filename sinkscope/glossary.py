@@ -1,0 +1,148 @@
+"""The words of sinkscope, as code: sites, dims and segments. Imports nothing.
+
+Every table, axis, array and error message uses these words and no others.
+
+Example:
+    >>> SITES["mlp_out"].transformer_lens
+    'blocks.{layer}.hook_mlp_out'
+    >>> paper_layer(1)
+    2
+"""
+
+from dataclasses import dataclass
+
+__all__ = [
+    "BOS",
+    "DIMS",
+    "PADDING",
+    "SEGMENTS",
+    "SITES",
+    "TABLE_COLUMNS",
+    "Site",
+    "paper_layer",
+]
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place in a block where a probe can read.
+
+    Attributes:
+        meaning: what is read there, in words.
+        dims: the axes of one layer's value, in glossary words.
+        transformer_lens: the name of the same place in TransformerLens, or "" where it has none.
+    """
+
+    meaning: str
+    dims: tuple[str, ...]
+    transformer_lens: str
+
+
+_STREAM = ("sample", "token", "feature")
+_NEURONS = ("sample", "token", "neuron")
+
+SITES: dict[str, Site] = {
+    "resid_pre": Site(
+        "residual stream entering the block", _STREAM, "blocks.{layer}.hook_resid_pre"
+    ),
+    "resid_mid": Site(
+        "residual stream between attention and MLP (absent in parallel blocks)",
+        _STREAM,
+        "blocks.{layer}.hook_resid_mid",
+    ),
+    "resid_post": Site(
+        "residual stream leaving the block, before the final norm",
+        _STREAM,
+        "blocks.{layer}.hook_resid_post",
+    ),
+    "attn_out": Site(
+        "what attention adds to the residual stream", _STREAM, "blocks.{layer}.hook_attn_out"
+    ),
+    "mlp_out": Site(
+        "what the MLP adds to the residual stream", _STREAM, "blocks.{layer}.hook_mlp_out"
+    ),
+    "mlp_gate": Site(
+        "gate before its activation function (absent in ungated MLPs)",
+        _NEURONS,
+        "blocks.{layer}.mlp.hook_pre",
+    ),
+    "mlp_up": Site(
+        "what the gate multiplies (absent in ungated MLPs)",
+        _NEURONS,
+        "blocks.{layer}.mlp.hook_pre_linear",
+    ),
+    "mlp_act": Site("input of the down projection", _NEURONS, "blocks.{layer}.mlp.hook_post"),
+    "q": Site(
+        "queries as they enter attention, after rotary embedding and norms",
+        ("sample", "head", "token", "feature"),
+        "blocks.{layer}.attn.hook_rot_q",
+    ),
+    "k": Site(
+        "keys as they enter attention, after rotary embedding and norms",
+        ("sample", "kv_head", "token", "feature"),
+        "blocks.{layer}.attn.hook_rot_k",
+    ),
+    "v": Site(
+        "values as they enter attention",
+        ("sample", "kv_head", "token", "feature"),
+        "blocks.{layer}.attn.hook_v",
+    ),
+    "z": Site(
+        "attention-weighted values, before the output projection",
+        ("sample", "head", "token", "feature"),
+        "blocks.{layer}.attn.hook_z",
+    ),
+    "pattern": Site(
+        "attention weights: each row a query, each column a key",
+        ("sample", "head", "query", "key"),
+        "blocks.{layer}.attn.hook_pattern",
+    ),
+}
+"""The places where a probe can read, and what TransformerLens calls them."""
+
+DIMS: dict[str, str] = {
+    "sample": "one clip or text",
+    "layer": "0-based index of a block; papers count from 1",
+    "head": "attention head (query head)",
+    "kv_head": "key-value head; several heads share one under grouped queries",
+    "query": "token that attends",
+    "key": "token that is attended to",
+    "token": "position in the sample, padding left out",
+    "feature": "coordinate of a state",
+    "neuron": "coordinate inside the MLP",
+    "segment": "role of a token",
+    "rank": "0 for the largest",
+}
+"""The axes of every array."""
+
+BOS = "bos"
+PADDING = "padding"
+
+SEGMENTS: tuple[str, ...] = (
+    BOS,
+    "audio",
+    "video",
+    "delimiter",
+    "instruction",
+    "response",
+    "text",
+    PADDING,
+)
+"""The roles that a token can play, in the order of the ``segment`` axis."""
+
+TABLE_COLUMNS: tuple[str, ...] = (
+    "sample",
+    "layer",
+    "paper_layer",
+    "token",
+    "segment",
+    "label",
+    "start",
+    "end",
+)
+"""How every table of tokens begins; start and end are seconds, NaN where the token has none."""
+
+
+def paper_layer(layer: int) -> int:
+    """The number that papers give to 0-based block ``layer``: they count block outputs from 1."""
+    return layer + 1
