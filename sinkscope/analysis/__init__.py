@@ -1,0 +1,40 @@
+"""What it means: records in, tables out. Pure, and never torch.
+
+Every table of tokens begins with ``glossary.TABLE_COLUMNS``, ends with ``bos_present``, and carries
+its thresholds in ``attrs``; ``describe`` puts it in words, also when it found nothing.
+"""
+
+from sinkscope.analysis.detectors import detector_agreement
+from sinkscope.analysis.flow import segment_attention
+from sinkscope.analysis.massive import (
+    find_massive_activations,
+    massive_features,
+    massive_layers,
+)
+from sinkscope.analysis.similarity import bos_similarity, twins
+from sinkscope.analysis.sinks import (
+    find_sinks,
+    key_attention,
+    sink_heads,
+    sink_rate,
+    sink_summary,
+)
+from sinkscope.analysis.tokens import low_meaning
+from sinkscope.analysis.words import describe
+
+__all__ = [
+    "bos_similarity",
+    "describe",
+    "detector_agreement",
+    "find_massive_activations",
+    "find_sinks",
+    "key_attention",
+    "low_meaning",
+    "massive_features",
+    "massive_layers",
+    "segment_attention",
+    "sink_heads",
+    "sink_rate",
+    "sink_summary",
+    "twins",
+]
