@@ -1,0 +1,1 @@
+"""What is studied: adapters for models, and the only room that knows an architecture."""

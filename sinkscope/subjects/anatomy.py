@@ -1,0 +1,234 @@
+"""The anatomy of a loaded model: which module to hook for which site. Depends on the family table.
+
+Example:
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> config = LlamaConfig(hidden_size=8, intermediate_size=12, num_hidden_layers=1,
+    ...     num_attention_heads=2, vocab_size=11)
+    >>> anatomy = anatomy_of(LlamaForCausalLM(config))
+    >>> anatomy.family, anatomy.n_layers, anatomy.d_head
+    ('llama', 1, 4)
+    >>> anatomy.tap("mlp_act", 0).where
+    'input'
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sinkscope.errors import SiteError, UnknownFamilyError
+from sinkscope.glossary import SITES
+from sinkscope.subjects.families import Family, families, families_table, register_family
+from sinkscope.subjects.finding import find_decoder, submodule
+
+__all__ = [
+    "ATTENTION_SITES",
+    "Anatomy",
+    "Family",
+    "Tap",
+    "anatomy_of",
+    "families",
+    "families_table",
+    "register_family",
+]
+
+ATTENTION_SITES = ("q", "k", "v", "z", "pattern")
+"""Sites that no hook reads: they pass through transformers' attention interface."""
+
+_GATED = ("mlp_gate", "mlp_up")
+_INSIDE_MLP = (*_GATED, "mlp_act")
+
+
+@dataclass(frozen=True)
+class Tap:
+    """Where a plain hook reads a site.
+
+    Attributes:
+        module: the module to hook.
+        where: ``"input"`` for a forward pre-hook ``with_kwargs=True``, ``"output"`` for a forward
+            hook.
+        select: from what the hook is given, ``(args, kwargs)`` or the output, to the tensor.
+        flat: whether that tensor has samples and tokens on one axis, ``(sample token) feature``.
+    """
+
+    module: nn.Module
+    where: Literal["input", "output"]
+    select: Callable[[Any], Tensor]
+    flat: bool = False
+
+    def read(self, value: Any, *, samples: int) -> Float[Tensor, "sample token feature"]:
+        """The site's value from what the hook is given, in a forward of ``samples`` samples."""
+        tensor = self.select(value)
+        if not self.flat:
+            return tensor
+        return rearrange(tensor, "(sample token) feature -> sample token feature", sample=samples)
+
+
+@dataclass(frozen=True, eq=False)
+class Anatomy:
+    """Where everything is in one loaded model.
+
+    Attributes:
+        family: ``config.model_type`` of the decoder.
+        n_layers: number of blocks.
+        n_heads: query heads.
+        n_kv_heads: key-value heads.
+        d_model: features of the residual stream.
+        d_head: features of a head.
+        decoder: the module whose forward receives ``input_ids`` or ``inputs_embeds``,
+            ``attention_mask``, ``position_ids`` and ``past_key_values``.
+        blocks: the blocks in order.
+        attention: for each block, the module that is handed to the attention interface.
+        row: the family's row of the table.
+    """
+
+    family: str
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    d_model: int
+    d_head: int
+    decoder: nn.Module
+    blocks: tuple[nn.Module, ...]
+    attention: tuple[nn.Module, ...]
+    row: Family
+
+    @property
+    def config(self) -> Any:
+        """The decoder's configuration."""
+        return self.decoder.config
+
+    @property
+    def attn_implementation(self) -> str:
+        """The attention function now in use: "eager" or a key of ``ALL_ATTENTION_FUNCTIONS``."""
+        config: Any = getattr(self.attention[0], "config", None) or self.config
+        return config._attn_implementation or "eager"
+
+    @property
+    def parallel(self) -> bool:
+        """Whether attention and MLP of a block read the same stream."""
+        field = self.row.parallel
+        return bool(getattr(self.config, field)) if isinstance(field, str) else field
+
+    def sites(self) -> tuple[str, ...]:
+        """The sites that `tap` reads in every layer, in the glossary's order."""
+        return tuple(
+            site
+            for site in SITES
+            if all(not self._absence(site, layer) for layer in range(self.n_layers))
+        )
+
+    def tap(self, site: str, layer: int) -> Tap:
+        """Where to read a site of the residual stream or of the MLP.
+
+        Args:
+            site: a word of ``glossary.SITES``.
+            layer: 0-based index of the block.
+
+        Raises:
+            SiteError: the layer is out of range, or the family has no such site; it says why.
+        """
+        if not 0 <= layer < self.n_layers:
+            raise SiteError(
+                f"{self.family} has no layer {layer}; its layers are 0 to {self.n_layers - 1}."
+            )
+        reason = self._absence(site, layer)
+        if reason:
+            raise SiteError(f"Site {site!r} cannot be tapped in layer {layer}: {reason}.")
+        return self._tap(site, self.blocks[layer])
+
+    def _absence(self, site: str, layer: int) -> str:
+        """Why a site cannot be tapped in a layer; "" where it can."""
+        if site not in SITES:
+            return f"there is no such site; use one of {', '.join(SITES)}"
+        if site in ATTENTION_SITES:
+            return "it is read at the attention interface, by a probe"
+        if site == "resid_mid" and self.parallel:
+            return f"attention and MLP of {self.family} read the same stream (a parallel block)"
+        if site in _GATED and self.row.gate is None:
+            return f"the MLP of {self.family} has no gate; mlp_act is there"
+        if site in _INSIDE_MLP and submodule(self.blocks[layer], self.row.down) is None:
+            return f"{self.family} computes its experts in fused parameters, which no hook can see"
+        return ""
+
+    def _tap(self, site: str, block: nn.Module) -> Tap:
+        row = self.row
+        if site in ("resid_pre", "resid_post"):
+            where = "input" if site == "resid_pre" else "output"
+            return Tap(block, where, first_input if where == "input" else first_output)
+        if site in ("resid_mid", "mlp_act"):
+            path = row.resid_mid if site == "resid_mid" else row.down
+            return Tap(_part(block, path, row), "input", first_input, path in row.flat)
+        path = {
+            "attn_out": row.attn_out,
+            "mlp_out": row.mlp_out,
+            "mlp_gate": row.gate or "",
+            "mlp_up": row.up or "",
+        }[site]
+        return Tap(_part(block, path, row), "output", self._output(site, block), path in row.flat)
+
+    def _output(self, site: str, block: nn.Module) -> Callable[[Any], Tensor]:
+        if site in _GATED and self.row.gate == self.row.up:
+            return partial(half_of_output, half=_GATED.index(site))
+        if site in ("attn_out", "mlp_out") and self.row.multiplier:
+            return partial(multiplied_output, by=getattr(block, self.row.multiplier))
+        return first_output
+
+
+def anatomy_of(model: nn.Module) -> Anatomy:
+    """The anatomy of a loaded model, which may be wrapped (by PEFT) or be part of a larger one.
+
+    Raises:
+        UnknownFamilyError: if the model's family is not in the table, its code is not that of
+            transformers, or a field of its configuration changes a formula.
+    """
+    decoder, row, blocks = find_decoder(model)
+    config: Any = decoder.config
+    heads = int(config.num_attention_heads)
+    return Anatomy(
+        family=row.model_type,
+        n_layers=len(blocks),
+        n_heads=heads,
+        n_kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),
+        d_model=int(config.hidden_size),
+        d_head=int(getattr(config, "head_dim", None) or config.hidden_size // heads),
+        decoder=decoder,
+        blocks=tuple(blocks),
+        attention=tuple(_part(block, row.attention, row) for block in blocks),
+        row=row,
+    )
+
+
+def first_input(value: tuple[tuple[Any, ...], dict[str, Any]]) -> Tensor:
+    """The states that a module is called with, by position or as ``hidden_states``."""
+    args, kwargs = value
+    return args[0] if args else kwargs["hidden_states"]
+
+
+def first_output(value: Any) -> Tensor:
+    """The states that a module returns, alone or first in a tuple."""
+    return value[0] if isinstance(value, tuple) else value
+
+
+def half_of_output(value: Any, *, half: int) -> Tensor:
+    """One half of a fused projection's features."""
+    return first_output(value).chunk(2, dim=-1)[half]
+
+
+def multiplied_output(value: Any, *, by: float) -> Tensor:
+    """The states that a module returns, times the family's residual multiplier."""
+    return first_output(value) * by
+
+
+def _part(block: nn.Module, path: str, row: Family) -> nn.Module:
+    part = submodule(block, path)
+    if part is None:
+        raise UnknownFamilyError(
+            f"A {row.model_type} block ({type(block).__name__}) has no module {path!r}, which its "
+            f"row of the anatomy table names; describe this model with sinkscope.register_family."
+        )
+    return part

@@ -1,0 +1,318 @@
+"""Adapter for the audio-visual LLMs of this package: clips in, tokens with roles and seconds.
+
+The model's own ``prepare`` says where each part of a sample lies; here that becomes a TokenLayout.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from sinkscope.avsr.clip import SAMPLE_RATE, Clip
+from sinkscope.avsr.descriptors import describe_tokens
+from sinkscope.avsr.model import Inputs, LlamaAvsr, Span
+from sinkscope.errors import InputError
+from sinkscope.glossary import BOS, PADDING
+from sinkscope.layout import TokenLayout
+from sinkscope.record import ClipSummary
+from sinkscope.subjects.anatomy import Anatomy
+from sinkscope.subjects.huggingface import HuggingFaceSubject, huggingface_subject
+from sinkscope.subjects.layouts import pad_layout
+from sinkscope.subjects.running import describe_model, evaluating
+from sinkscope.subjects.subject import Announce, ModelInputs
+
+__all__ = ["AvsrSubject", "avsr_subject", "layout_of_spans", "summarise"]
+
+SEGMENT_OF = {
+    "bos": BOS,
+    "audio_open": "delimiter",
+    "audio": "audio",
+    "audio_close": "delimiter",
+    "video_open": "delimiter",
+    "video": "video",
+    "video_close": "delimiter",
+    "prompt": "instruction",
+    "transcript": "response",
+    "eos": "response",
+    "padding": PADDING,
+}
+"""The segment that each part of a sample belongs to."""
+
+ENVELOPE_RATE = 100
+"""Parts a second of a clip's envelope."""
+
+
+@dataclass(frozen=True, eq=False)
+class AvsrSubject:
+    """An audio-visual LLM; see ``Subject`` for what is not explained here.
+
+    Attributes:
+        text: its language model alone, for text, ids and embeddings.
+        modality: ``"audio"``, ``"video"``, ``"audiovisual"``, or None for what a clip has.
+        audio_rate: feature frames that become one audio token; None for the model's default.
+        video_rate: the same for video.
+        with_transcript: whether the clip's own text and EOS follow the prompt (teacher forcing);
+            by default the prompt comes last.
+    """
+
+    name: str
+    model: LlamaAvsr
+    text: HuggingFaceSubject
+    modality: str | None = None
+    audio_rate: int | None = None
+    video_rate: int | None = None
+    with_transcript: bool = False
+    massive_ratio: float | None = None
+
+    @property
+    def anatomy(self) -> Anatomy:
+        """Where the sites of its language model are."""
+        return self.text.anatomy
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer of its language model."""
+        return self.text.tokenizer
+
+    def with_options(
+        self,
+        *,
+        modality: str | None = None,
+        audio_rate: int | None = None,
+        video_rate: int | None = None,
+        with_transcript: bool | None = None,
+    ) -> "AvsrSubject":
+        """The same model with other choices; what is left out stays as it is."""
+        given = {
+            "modality": modality,
+            "audio_rate": audio_rate,
+            "video_rate": video_rate,
+            "with_transcript": with_transcript,
+        }
+        return replace(self, **{name: value for name, value in given.items() if value is not None})
+
+    def batches(
+        self,
+        data: Any = None,
+        *,
+        input_ids: Tensor | Sequence[Any] | None = None,
+        inputs_embeds: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        layout: TokenLayout | Sequence[TokenLayout] | None = None,
+        prepend_bos: bool | None = None,
+    ) -> Iterator[ModelInputs]:
+        """One forward for each clip. Text, ids and embeddings go to the language model alone.
+
+        Raises:
+            InputError: a clip that is too short or lacks a stream that is asked for; a clip without
+                text where the transcript is wanted; clips together with ids, embeddings or layouts.
+        """
+        clips = _clips(data)
+        if clips is None:
+            yield from self.text.batches(
+                data,
+                input_ids=input_ids,
+                inputs_embeds=inputs_embeds,
+                attention_mask=attention_mask,
+                layout=layout,
+                prepend_bos=prepend_bos,
+            )
+            return
+        if any(given is not None for given in (input_ids, inputs_embeds, attention_mask, layout)):
+            raise InputError(
+                f"{self.name} makes tokens, mask and layout from the clip itself; give clips alone."
+            )
+        bos = True if prepend_bos is None else prepend_bos
+        for clip in clips:
+            inputs = self._prepare(clip, prepend_bos=bos)
+            layouts = self._layouts(inputs, [clip])
+            yield ModelInputs({"inputs": inputs}, layouts, (summarise(clip),), bos)
+
+    def forward(self, inputs: ModelInputs) -> Any:
+        """Run the model in evaluation mode without gradients; its training flags are restored."""
+        if "inputs" not in inputs.kwargs:
+            return self.text.forward(inputs)
+        with evaluating(self.model):
+            return self.model(**inputs.kwargs, use_cache=False)
+
+    @contextmanager
+    def announcing(self, announce: Announce) -> Iterator[None]:
+        """While open, whatever this model prepares is announced before its decoder runs."""
+        model, prepare = self.model, self.model.prepare
+
+        def prepare_and_announce(clips: Any, **options: Any) -> Inputs:
+            inputs = prepare(clips, **options)
+            clips = [clips] if isinstance(clips, Clip) else list(clips)
+            announce(self._layouts(inputs, clips), [summarise(clip) for clip in clips])
+            return inputs
+
+        before = vars(model).get("prepare")
+        vars(model)["prepare"] = prepare_and_announce
+        try:
+            yield
+        finally:
+            vars(model).pop("prepare")
+            if before is not None:
+                vars(model)["prepare"] = before
+
+    def label_tokens(self, ids: Sequence[int]) -> list[str]:
+        """A printable label of each vocabulary entry."""
+        return self.text.label_tokens(ids)
+
+    def layout_of(self, decoder_kwargs: Mapping[str, Any]) -> tuple[TokenLayout, ...]:
+        """The layouts of a forward that was not prepared here: that of plain text or embeddings."""
+        return self.text.layout_of(decoder_kwargs)
+
+    def transcribe(
+        self, clips: Clip | Sequence[Clip], *, max_new_tokens: int = 64, num_beams: int = 1
+    ) -> Any:
+        """What is said in a clip (``str``) or in several (``list[str]``)."""
+        several = [clips] if isinstance(clips, Clip) else list(clips)
+        with evaluating(self.model):
+            said = self.model.transcribe(
+                several, max_new_tokens=max_new_tokens, num_beams=num_beams, **self._streams()
+            )
+        return said[0] if isinstance(clips, Clip) else said
+
+    def provenance(self) -> dict[str, Any]:
+        """What a reader must know of the model to repeat a run."""
+        return {
+            "subject": self.name,
+            "massive_ratio": self.massive_ratio,
+            "with_transcript": self.with_transcript,
+            **self._streams(),
+            **describe_model(self.model, self.anatomy),
+        }
+
+    def _streams(self) -> dict[str, Any]:
+        return {
+            "modality": self.modality,
+            "audio_rate": self.audio_rate,
+            "video_rate": self.video_rate,
+        }
+
+    def _prepare(self, clip: Clip, *, prepend_bos: bool) -> Inputs:
+        """The model's own inputs; the class's ``prepare``, so that nothing is announced."""
+        if self.with_transcript and not clip.text:
+            raise InputError(
+                f"{clip.name} has no text, so its transcript cannot follow the prompt; give the "
+                "clip its text, or leave with_transcript out."
+            )
+        texts = [clip.text] if self.with_transcript else None
+        with evaluating(self.model):
+            return type(self.model).prepare(
+                self.model, [clip], texts=texts, prepend_bos=prepend_bos, **self._streams()
+            )
+
+    def _layouts(self, inputs: Inputs, clips: Sequence[Clip]) -> tuple[TokenLayout, ...]:
+        ids = inputs.token_ids.detach().cpu().numpy()
+        real = inputs.attention_mask.bool().cpu().numpy()
+        labelled = zip(inputs.spans, ids, real, clips, strict=True)
+        return tuple(
+            layout_of_spans(spans, self._words(row), mask, clip)
+            for spans, row, mask, clip in labelled
+        )
+
+    def _words(self, ids: np.ndarray) -> list[str]:
+        """A label for every position that holds a vocabulary entry, "" for the others."""
+        known = np.flatnonzero(ids >= 0)
+        words = [""] * len(ids)
+        for index, label in zip(known, self.label_tokens(ids[known].tolist()), strict=True):
+            words[index] = label
+        return words
+
+
+def avsr_subject(model: LlamaAvsr, *, name: str | None = None) -> AvsrSubject:
+    """A subject of a loaded audio-visual LLM."""
+    name = name or type(model).__name__
+    text = huggingface_subject(model.llm, tokenizer=model.tokenizer, name=name)
+    return AvsrSubject(name, model, text, massive_ratio=model.config.massive_ratio)
+
+
+def layout_of_spans(
+    spans: Sequence[Span], words: Sequence[str], real: np.ndarray, clip: Clip
+) -> TokenLayout:
+    """The layout of one sample from the parts that it was put together from.
+
+    Args:
+        spans: the parts of the sample; together they cover every position.
+        words: a label of each position that holds a vocabulary entry.
+        real: true where a position holds a token, shape (token,).
+        clip: where the audio and video tokens come from.
+
+    Returns:
+        The layout of all positions; audio tokens are called a0, a1 ..., video tokens v0, v1 ...
+
+    Raises:
+        InputError: if the spans leave a position out, or know of no such part.
+    """
+    segments, labels = [PADDING] * len(real), list(words)
+    seconds = np.full((len(real), 2), np.nan)
+    covered = np.zeros(len(real), dtype=int)
+    for span in spans:
+        if span.name not in SEGMENT_OF:
+            raise InputError(f"{clip.name}: a sample has no part {span.name!r}.")
+        covered[span.start : span.stop] += 1
+        for i in range(span.start, span.stop):
+            segments[i] = SEGMENT_OF[span.name]
+            if span.name in ("audio", "video"):
+                labels[i] = f"{span.name[0]}{i - span.start}"
+        if span.times is not None:
+            seconds[span.start : span.stop] = span.times
+    if (covered[real] != 1).any() or (np.array(segments)[real] == PADDING).any():
+        raise InputError(f"{clip.name}: the parts of the sample do not cover every token once.")
+    tokens = np.flatnonzero(real)
+    layout = TokenLayout.of(
+        [segments[i] for i in tokens],
+        [labels[i] for i in tokens],
+        seconds=seconds[tokens],
+        descriptors=_descriptors(clip, seconds[tokens]),
+    )
+    return pad_layout(layout, real)
+
+
+def summarise(clip: Clip) -> ClipSummary:
+    """What a reader of a record wants to know of a clip, with its envelope at 100 a second."""
+    return ClipSummary(
+        name=clip.name,
+        path="" if clip.path is None else str(clip.path),
+        duration=clip.duration,
+        text=clip.text or "",
+        envelope=_envelope(clip),
+        envelope_rate=float(ENVELOPE_RATE),
+        notes=list(clip.notes),
+    )
+
+
+def _clips(data: Any) -> list[Clip] | None:
+    """The clips, or None where the data is something else."""
+    if isinstance(data, Clip):
+        return [data]
+    if isinstance(data, str) or not isinstance(data, Sequence) or not len(data):
+        return None
+    found = [isinstance(one, Clip) for one in data]
+    if any(found) and not all(found):
+        raise InputError("The data mixes clips with something else; record one kind at a time.")
+    return list(data) if all(found) else None
+
+
+def _descriptors(clip: Clip, seconds: np.ndarray) -> dict[str, np.ndarray]:
+    """What the tokens are, as floats and strings; NaN and "" where that is unknown."""
+    table = dict(describe_tokens(clip, seconds))
+    unknown = np.isnan(table["loudness_db"])
+    table["silence"] = np.where(unknown, np.nan, table["silence"].astype(float))
+    table["phoneme"] = table["phoneme"].astype(str)
+    return table
+
+
+def _envelope(clip: Clip) -> list[list[float]]:
+    if clip.waveform is None or not len(clip.waveform):
+        return []
+    part = SAMPLE_RATE // ENVELOPE_RATE
+    parts = -(-len(clip.waveform) // part)
+    padded = np.pad(clip.waveform, (0, parts * part - len(clip.waveform)), mode="edge")
+    rows = padded.reshape(parts, part)
+    return np.stack([rows.min(axis=1), rows.max(axis=1)], axis=1).round(4).tolist()

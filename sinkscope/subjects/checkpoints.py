@@ -1,0 +1,210 @@
+"""Opens a bundled model, a folder or a hub id. Weights are safetensors; nothing is unpickled."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sinkscope.errors import CheckpointError, InputError
+from sinkscope.subjects.bundled import bundled
+from sinkscope.subjects.families import family
+from sinkscope.subjects.subject import Subject
+
+__all__ = ["Options", "open_checkpoint"]
+
+_AVSR = "sinkscope-avsr"
+_DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json"),
+    *("spiece.model", "tekken.json"),
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a checkpoint is opened; see ``load`` for each."""
+
+    device: str | torch.device | None = None
+    dtype: str | torch.dtype | None = None
+    tokenizer: Any | None = None
+    revision: str | None = None
+    device_map: Any | None = None
+
+
+def open_checkpoint(what: str | Path, options: Options) -> Subject:
+    """The subject behind a bundled name, a folder or a hub id.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or it is damaged, incomplete or pickled.
+        UnknownFamilyError: its family is not in the anatomy table.
+        InputError: options that do not exist, or contradict each other.
+    """
+    if options.device is not None and options.device_map is not None:
+        raise InputError(
+            f"load: device={options.device!r} and device_map={options.device_map!r}; give one."
+        )
+    options = replace(options, device=_device(options), dtype=_dtype(options.dtype))
+    shipped = {model.name: model.folder for model in bundled()}
+    folder = shipped.get(str(what)) or Path(what).expanduser()
+    if not folder.is_dir():
+        _refuse_path(what, list(shipped))
+        return _open_huggingface(str(what), str(what), options)
+    name = str(what) if str(what) in shipped else folder.resolve().name
+    if _model_type(folder) == _AVSR:
+        return _open_avsr(folder, name, options)
+    return _open_huggingface(str(folder), name, options)
+
+
+def _open_avsr(folder: Path, name: str, options: Options) -> Subject:
+    from sinkscope.avsr.model import LlamaAvsr
+    from sinkscope.subjects.avsr import avsr_subject
+
+    unused = [n for n in ("tokenizer", "revision", "device_map") if getattr(options, n) is not None]
+    if unused:
+        raise InputError(f"load: an audio-visual LLM of this package takes no {', '.join(unused)}.")
+    model = LlamaAvsr.from_pretrained(folder)
+    model = model.to(device=options.device, dtype=options.dtype)
+    return avsr_subject(model.eval(), name=name)
+
+
+def _open_huggingface(source: str, name: str, options: Options) -> Subject:
+    from transformers import AutoConfig
+
+    from sinkscope.subjects.huggingface import huggingface_subject
+
+    config = _attempt(
+        source, "config", lambda: AutoConfig.from_pretrained(source, revision=options.revision)
+    )
+    family(config.get_text_config(decoder=True).model_type)  # refuses before weights are fetched
+    model = _weights(source, options)
+    model = model if options.device is None else model.to(options.device)
+    tokenizer = options.tokenizer or _tokenizer(source, options.revision)
+    return huggingface_subject(model.eval(), tokenizer=tokenizer, name=name)
+
+
+def _weights(source: str, options: Options) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    _refuse_pickles(source)
+    model, report = _attempt(
+        source,
+        "weights",
+        lambda: AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=options.dtype or "auto",
+            revision=options.revision,
+            device_map=options.device_map,
+            use_safetensors=True,
+            output_loading_info=True,
+        ),
+    )
+    random = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+    if random:
+        raise CheckpointError(
+            f"{source} lacks {len(random)} weights that its config asks for, or has them in other "
+            f"shapes ({', '.join(random[:3])}), so they would be random; use weights and config as "
+            "they were saved together."
+        )
+    return model
+
+
+def _tokenizer(source: str, revision: str | None) -> Any | None:
+    """The stored tokenizer, or None for a folder that has none."""
+    from transformers import AutoTokenizer
+
+    folder = Path(source)
+    if folder.is_dir() and not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        return None
+    return _attempt(
+        source, "tokenizer", lambda: AutoTokenizer.from_pretrained(source, revision=revision)
+    )
+
+
+def _attempt(source: str, what: str, read: Callable[[], Any]) -> Any:
+    """Run a reader of transformers; its many kinds of errors become one sentence."""
+    from safetensors import SafetensorError
+
+    try:
+        return read()
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, ImportError) as error:
+        advice = (
+            "restore the folder as save_pretrained wrote it"
+            if Path(source).is_dir()
+            else "check its spelling and the connection, give a local folder, or a bundled model "
+            f"({', '.join(map(str, bundled())) or 'none is bundled'})"
+        )
+        reason = " ".join(str(error).split()).partition(". ")[0][:240].rstrip(".")
+        raise CheckpointError(
+            f"The {what} of {source!r} cannot be read ({reason}); {advice}."
+        ) from error
+
+
+def _refuse_pickles(source: str) -> None:
+    folder = Path(source)
+    if not folder.is_dir() or any(folder.glob("*.safetensors")):
+        return
+    pickled = sorted(path.name for mask in _PICKLES for path in folder.glob(mask))
+    if pickled:
+        raise CheckpointError(
+            f"{source} holds only pickled weights ({', '.join(pickled)}), which could run any "
+            "code; load them where you trust them, and save_pretrained writes safetensors."
+        )
+    raise CheckpointError(f"{source} holds no weights (*.safetensors); complete the folder.")
+
+
+def _refuse_path(what: str | Path, shipped: list[str]) -> None:
+    """Refuse what can only be a path, since nothing lies there."""
+    text = str(what)
+    if isinstance(what, Path) or text[:1] in ("", ".", "/", "~") or text.count("/") > 1:
+        raise CheckpointError(
+            f"{text!r} is no folder; give one that save_pretrained wrote, a hub id, or a bundled "
+            f"model ({', '.join(shipped) or 'none is bundled'})."
+        )
+    if Path(text).exists():
+        raise CheckpointError(f"{text!r} is a file; give the folder that holds config.json.")
+
+
+def _model_type(folder: Path) -> str | None:
+    path = folder / "config.json"
+    if not path.is_file():
+        adapter = (folder / "adapter_config.json").is_file()
+        advice = (
+            "it is a PEFT adapter: load its base model, wrap it with "
+            "peft.PeftModel.from_pretrained, and hand over the result"
+            if adapter
+            else "give a folder that save_pretrained wrote"
+        )
+        raise CheckpointError(f"{folder} holds no config.json; {advice}.")
+    try:
+        return json.loads(path.read_text(encoding="utf-8")).get("model_type")
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} is not a JSON object ({error}); restore the file."
+        ) from error
+
+
+def _device(options: Options) -> torch.device | None:
+    """Where the model goes; None where a device map says so."""
+    if options.device_map is not None:
+        return None
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"device {str(device)!r} is not available here; use cpu, or cuda with a GPU."
+        ) from error
+    return place
+
+
+def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    if dtype is None or isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype not in _DTYPES:
+        raise InputError(f"dtype {dtype!r} is unknown; use one of {', '.join(_DTYPES)}.")
+    return _DTYPES[dtype]

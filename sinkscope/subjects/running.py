@@ -1,0 +1,89 @@
+"""Runs a model without leaving a trace on it, and says what it is."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import nn
+
+from sinkscope.subjects.anatomy import Anatomy
+
+__all__ = ["describe_model", "evaluating", "model_hash"]
+
+HASHED = 16_384
+"""Numbers of each weight that enter the hash, evenly spaced."""
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; every module's own training flag is restored after."""
+    training = [module for module in model.modules() if module.training]
+    try:
+        for module in training:
+            module.training = False
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def describe_model(model: nn.Module, anatomy: Anatomy) -> dict[str, Any]:
+    """Family, hash, dtype, device, attention implementation and versions, ready for JSON."""
+    parameter = next(model.parameters())
+    return {
+        "family": anatomy.family,
+        "model_hash": model_hash(model, anatomy),
+        "dtype": str(parameter.dtype).removeprefix("torch."),
+        "device": ", ".join(sorted({str(weight.device) for weight in model.parameters()})),
+        "attention_implementation": anatomy.attn_implementation,
+        "n_layers": anatomy.n_layers,
+        "n_heads": anatomy.n_heads,
+        "n_kv_heads": anatomy.n_kv_heads,
+        "d_model": anatomy.d_model,
+        "d_head": anatomy.d_head,
+        "versions": {name: version(name) for name in ("torch", "transformers", "sinkscope")},
+    }
+
+
+def model_hash(model: nn.Module, anatomy: Anatomy) -> str:
+    """A short hash that tells two models apart: a base model and the same model fine-tuned.
+
+    It covers the configuration, the name, shape and dtype of every weight, up to 16,384 evenly
+    spaced numbers of each, and whether adapters are switched off. Weights that lie on no device
+    (offloaded ones) count by name, shape and dtype only.
+
+    Example:
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> from sinkscope.subjects.anatomy import anatomy_of
+        >>> model = LlamaForCausalLM(LlamaConfig(hidden_size=8, intermediate_size=12,
+        ...     num_hidden_layers=1, num_attention_heads=2, vocab_size=11))
+        >>> before = model_hash(model, anatomy_of(model))
+        >>> _ = model.lm_head.weight.data[0, 0].add_(1)
+        >>> before == model_hash(model, anatomy_of(model))
+        False
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    config = anatomy.config
+    digest.update(config.to_json_string().encode() if hasattr(config, "to_json_string") else b"")
+    for name, weight in model.state_dict().items():
+        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
+        if weight.device.type != "meta" and weight.numel():
+            digest.update(_sampled(weight))
+    off = [name for name, module in model.named_modules() if _switched_off(module)]
+    digest.update(",".join(off).encode())
+    return digest.hexdigest()
+
+
+def _sampled(weight: torch.Tensor) -> bytes:
+    """Evenly spaced numbers of a weight, as bytes."""
+    flat = weight.detach().reshape(-1)[:: max(1, -(-weight.numel() // HASHED))]
+    return flat.cpu().contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def _switched_off(module: nn.Module) -> bool:
+    """Whether a PEFT layer's adapters are disabled."""
+    return getattr(module, "_disable_adapters", False) is True
