@@ -1,0 +1,30 @@
+"""Figures, one a file: a Record or a table in, matplotlib Axes out.
+
+Every figure says model, layer and averaging; colours can be told apart by colour-blind readers;
+nothing is shown or saved, and matplotlib's settings stay as they were.
+
+Example:
+    >>> from sinkscope import plots
+    >>> ax = plots.attention_map(record, layer=4)   # doctest: +SKIP
+    >>> ax.figure.savefig("map.png")                # doctest: +SKIP
+"""
+
+from sinkscope.plots.attention_map import attention_map as attention_map
+from sinkscope.plots.bos_cosine import bos_cosine as bos_cosine
+from sinkscope.plots.layer_magnitudes import layer_magnitudes as layer_magnitudes
+from sinkscope.plots.magnitudes import magnitudes as magnitudes
+from sinkscope.plots.magnitudes_3d import magnitudes_3d as magnitudes_3d
+from sinkscope.plots.segment_flow import segment_flow as segment_flow
+from sinkscope.plots.sink_rate import sink_rate as sink_rate
+from sinkscope.plots.sinks_over_time import sinks_over_time as sinks_over_time
+
+__all__ = [
+    "attention_map",
+    "bos_cosine",
+    "layer_magnitudes",
+    "magnitudes",
+    "magnitudes_3d",
+    "segment_flow",
+    "sink_rate",
+    "sinks_over_time",
+]

@@ -1,0 +1,11 @@
+"""A run on one page: tables, figures and a self-contained report that says first what was found.
+
+Example:
+    >>> from sinkscope.reports import Thresholds, write_run
+    >>> write_run("runs/base", record, thresholds=Thresholds())   # doctest: +SKIP
+"""
+
+from sinkscope.reports.run import refuse_existing, write_run
+from sinkscope.reports.thresholds import Thresholds
+
+__all__ = ["Thresholds", "refuse_existing", "write_run"]
