@@ -1,0 +1,169 @@
+"""The configuration of an audio-visual LLM: a frozen, versioned record that is stored as JSON.
+
+Depends on nothing but the errors, so that reading it loads no torch.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from sinkscope.errors import CheckpointError, InputError
+
+__all__ = ["MODEL_TYPE", "VERSION", "AvsrConfig", "EncoderConfig", "LoraSettings"]
+
+MODEL_TYPE = "sinkscope-avsr"
+"""The value of ``model_type`` in ``config.json`` by which a folder is recognised."""
+
+VERSION = 1
+"""The version of the format that this code reads and writes."""
+
+Modality = Literal["audio", "video", "audiovisual"]
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Which encoder, and what it is built with.
+
+    Attributes:
+        kind: the encoder's class name, as `sinkscope.avsr.encoders.build_encoder` knows it.
+        config: its own settings.
+    """
+
+    kind: str
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """The reduction-factor convention of Llama-AVSR (arXiv 2409.12319).
+
+    Attributes:
+        reduction: R; the rank is ``round(hidden_size / R)``.
+        alpha: the update is scaled by ``alpha / R``.
+    """
+
+    reduction: float
+    alpha: float
+
+
+@dataclass(frozen=True)
+class AvsrConfig:
+    """Everything that is needed to build a `LlamaAvsr` but its weights.
+
+    Attributes:
+        llm: the fields of a ``transformers.LlamaConfig``.
+        audio_encoder: the encoder of sound, or None for a model without ears.
+        video_encoder: the encoder of mouth crops, or None for a model without eyes.
+        audio_rates: feature frames that become one token, in training; the first is the default.
+        video_rates: the same for video.
+        compression: ``"average"`` (mean over the frames) or ``"stack"`` (frames side by side,
+            which ties the projector to one rate).
+        projector_width: units of the projector's hidden layer.
+        projector_norm: whether the projector ends in a LayerNorm.
+        lora: settings of the LLM's LoRA branches, or None where there are none.
+        massive_ratio: the ratio to the median above which an activation of this model is called
+            massive, or None for the default of 1000 (which tiny models never reach).
+    """
+
+    llm: dict[str, Any]
+    audio_encoder: EncoderConfig | None = None
+    video_encoder: EncoderConfig | None = None
+    audio_rates: tuple[int, ...] = (4,)
+    video_rates: tuple[int, ...] = (2,)
+    compression: Literal["average", "stack"] = "average"
+    projector_width: int = 256
+    projector_norm: bool = False
+    lora: LoraSettings | None = None
+    massive_ratio: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.audio_encoder is None and self.video_encoder is None:
+            raise InputError("AvsrConfig: no encoder; give audio_encoder, video_encoder or both.")
+        for name in ("audio_rates", "video_rates"):
+            _check_rates(name, getattr(self, name), self.compression)
+        if self.compression not in ("average", "stack"):
+            raise InputError(
+                f"AvsrConfig.compression is {self.compression!r}; use 'average' or 'stack'."
+            )
+
+    @property
+    def hidden_size(self) -> int:
+        """Features of the LLM's residual stream."""
+        return int(self.llm["hidden_size"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dictionary with ``model_type`` and ``version``."""
+        return {"model_type": MODEL_TYPE, "version": VERSION, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], *, where: str = "config.json") -> "AvsrConfig":
+        """Reads what `to_dict` wrote.
+
+        Raises:
+            CheckpointError: another kind of model, another version, a missing or an unknown field.
+        """
+        values = dict(values)
+        found = values.pop("model_type", None), values.pop("version", None)
+        if found != (MODEL_TYPE, VERSION):
+            raise CheckpointError(
+                f"{where}: model_type and version are {found}, not {(MODEL_TYPE, VERSION)}; "
+                "this is no audio-visual LLM of this version."
+            )
+        _check_keys(values, cls, where)
+        nested = {"audio_encoder": EncoderConfig, "video_encoder": EncoderConfig}
+        for name, kind in {**nested, "lora": LoraSettings}.items():
+            if values.get(name) is not None:
+                _check_keys(values[name], kind, f"{where}, {name}")
+                values[name] = kind(**values[name])
+        for name in ("audio_rates", "video_rates"):
+            if name in values:
+                values[name] = tuple(values[name])
+        return cls(**values)
+
+    def save(self, folder: Path) -> None:
+        """Writes ``config.json`` into a folder."""
+        text = json.dumps(self.to_dict(), indent=2) + "\n"
+        (folder / "config.json").write_text(text, encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> "AvsrConfig":
+        """Reads ``config.json`` from a folder.
+
+        Raises:
+            CheckpointError: the file is missing or not JSON, or see `from_dict`.
+        """
+        path = folder / "config.json"
+        if not path.is_file():
+            raise CheckpointError(f"{path} does not exist; name a folder made by save_pretrained.")
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise CheckpointError(f"{path} is not JSON ({error}); restore the file.") from error
+        if not isinstance(values, dict):
+            raise CheckpointError(f"{path} holds a {type(values).__name__}, not a JSON object.")
+        return cls.from_dict(values, where=str(path))
+
+
+def _check_keys(values: Mapping[str, Any], kind: type, where: str) -> None:
+    known = {item.name for item in fields(kind)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise CheckpointError(
+            f"{where}: unknown fields {unknown} in {kind.__name__}; known are {sorted(known)}."
+        )
+    required = {"AvsrConfig": {"llm"}, "EncoderConfig": {"kind"}}.get(kind.__name__, known)
+    missing = sorted(required - set(values))
+    if missing:
+        raise CheckpointError(f"{where}: fields {missing} of {kind.__name__} are missing.")
+
+
+def _check_rates(name: str, rates: tuple[int, ...], compression: str) -> None:
+    if not rates or any(rate != int(rate) or rate < 1 for rate in rates):
+        raise InputError(f"AvsrConfig.{name} is {rates}; give whole numbers of at least 1.")
+    if compression == "stack" and len(rates) > 1:
+        raise InputError(
+            f"AvsrConfig.{name} is {rates}, but a projector of stacked frames has one rate; "
+            "give one, or use compression='average'."
+        )

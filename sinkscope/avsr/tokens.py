@@ -1,0 +1,103 @@
+"""The tiny model's own word-level tokenizer, its special tokens and the prompts.
+
+The order of the added tokens and the prompts are those of Llama-AVSR (arXiv 2409.12319).
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from sinkscope.errors import CheckpointError, InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+__all__ = ["ADDED_TOKENS", "PROMPTS", "added_ids", "text_ids", "word_tokenizer"]
+
+ADDED_TOKENS = ("<pad>", "<audio>", "</audio>", "<video>", "</video>")
+"""What an audio-visual LLM adds to its text tokenizer, in this order."""
+
+PROMPTS = {
+    "audio": "Transcribe speech to text.",
+    "video": "Transcribe video to text.",
+    "audiovisual": "Transcribe speech and video to text.",
+}
+"""What the model is asked, for each modality."""
+
+_BOS, _EOS, _UNKNOWN = "<s>", "</s>", "<unk>"
+
+
+def word_tokenizer(words: Iterable[str]) -> "PreTrainedTokenizerFast":
+    """A tokenizer with one token a word: lower case, full stops apart, no word pieces.
+
+    Args:
+        words: the vocabulary, without special tokens and prompt words, which are added.
+
+    >>> tokenizer = word_tokenizer(["bin", "blue"])
+    >>> tokenizer.convert_ids_to_tokens(tokenizer("Bin blue.").input_ids)
+    ['<s>', 'bin', 'blue', '.']
+    """
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    prompt_words = " ".join(PROMPTS.values()).lower().replace(".", " .").split()
+    specials = (_UNKNOWN, _BOS, _EOS, *ADDED_TOKENS)
+    order = dict.fromkeys((*specials, *prompt_words, *words))
+    vocabulary = {word: index for index, word in enumerate(order)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=_UNKNOWN))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{_BOS} $A", special_tokens=[(_BOS, vocabulary[_BOS])]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=_BOS,
+        eos_token=_EOS,
+        unk_token=_UNKNOWN,
+        pad_token=ADDED_TOKENS[0],
+        additional_special_tokens=list(ADDED_TOKENS[1:]),
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def added_ids(tokenizer: "PreTrainedTokenizerFast") -> dict[str, int]:
+    """The ids of BOS, EOS, padding and the delimiters, by the names of the spans.
+
+    Raises:
+        CheckpointError: the tokenizer lacks one of them.
+    """
+    names = ("padding", "audio_open", "audio_close", "video_open", "video_close")
+    ids = {name: _id_of(tokenizer, token) for name, token in zip(names, ADDED_TOKENS, strict=True)}
+    for name, value in (("bos", tokenizer.bos_token_id), ("eos", tokenizer.eos_token_id)):
+        if value is None:
+            raise CheckpointError(f"The tokenizer has no {name} token; an audio-visual LLM needs it.")
+        ids[name] = int(value)
+    return ids
+
+
+def text_ids(tokenizer: "PreTrainedTokenizerFast", text: str) -> list[int]:
+    """Token ids of a text, without BOS and EOS.
+
+    Raises:
+        InputError: the text holds a word that a word-level tokenizer does not know.
+    """
+    ids = list(tokenizer(text, add_special_tokens=False).input_ids)
+    if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids:
+        raise InputError(
+            f"The tokenizer knows not every word of {text!r} "
+            f"(read as {_words(tokenizer, ids)}); use words of its vocabulary."
+        )
+    return ids
+
+
+def _words(tokenizer: "PreTrainedTokenizerFast", ids: Sequence[int]) -> list[str]:
+    return [str(token) for token in tokenizer.convert_ids_to_tokens(list(ids))]
+
+
+def _id_of(tokenizer: "PreTrainedTokenizerFast", token: str) -> int:
+    value = tokenizer.convert_tokens_to_ids(token)
+    if value is None or value == tokenizer.unk_token_id:
+        raise CheckpointError(
+            f"The tokenizer has no {token} token; an audio-visual LLM needs {ADDED_TOKENS}."
+        )
+    return int(value)

@@ -1,0 +1,90 @@
+"""The options that several commands share, and how their words are read."""
+
+from typing import Annotated
+
+import typer
+
+from sinkscope.errors import InputError
+
+__all__ = [
+    "AudioRate",
+    "Bos",
+    "Checkpoint",
+    "Device",
+    "Dtype",
+    "Inputs",
+    "Layers",
+    "MinHeads",
+    "MinQueries",
+    "Modality",
+    "Overwrite",
+    "Ratio",
+    "Threshold",
+    "VideoRate",
+    "parse_layers",
+]
+
+Checkpoint = Annotated[
+    str,
+    typer.Argument(
+        metavar="CHECKPOINT", help="A bundled model's name, a folder, or a model hub's id."
+    ),
+]
+Inputs = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="INPUT...", help="Media files, a manifest (.csv or .txt), or a text in quotes."
+    ),
+]
+Device = Annotated[str | None, typer.Option(help="Where to run: cpu, cuda, cuda:1, mps.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default as stored.")]
+Layers = Annotated[
+    str | None, typer.Option(metavar="0-3,7", help="0-based layers to record; default all.")
+]
+Threshold = Annotated[
+    float, typer.Option(min=0, max=1, help="Key attention above which a head holds a sink.")
+]
+Bos = Annotated[
+    bool | None, typer.Option("--bos/--no-bos", help="With or without BOS; default as the model.")
+]
+Modality = Annotated[
+    str | None, typer.Option(help="audio, video or audiovisual; default what the clip has.")
+]
+AudioRate = Annotated[
+    int | None, typer.Option(min=1, help="Audio frames that one token covers; default the model's.")
+]
+VideoRate = Annotated[
+    int | None, typer.Option(min=1, help="Video frames that one token covers; default the model's.")
+]
+MinHeads = Annotated[
+    float, typer.Option(min=0, max=1, help="Share of heads that makes a token a sink.")
+]
+MinQueries = Annotated[
+    int, typer.Option(min=1, help="Queries that must see a token before it can be a sink.")
+]
+Ratio = Annotated[
+    float | None,
+    typer.Option(min=1, help="|x| over the layer's median that is massive; default the model's."),
+]
+Overwrite = Annotated[bool, typer.Option(help="Replace an older run of that name.")]
+
+
+def parse_layers(words: str | None) -> list[int] | None:
+    """The layers that ``"0-3,7"`` names; None for None.
+
+    Raises:
+        InputError: if a part is neither a number nor a range.
+
+    Example:
+        >>> parse_layers("0-2,7")
+        [0, 1, 2, 7]
+    """
+    if words is None:
+        return None
+    layers: set[int] = set()
+    for part in words.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise InputError(f"--layers: {part!r} is no layer; write for example 0-3,7.")
+        layers.update(range(int(first), int(last if dash else first) + 1))
+    return sorted(layers)

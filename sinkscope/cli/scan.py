@@ -1,0 +1,71 @@
+"""``sinkscope scan``: a run folder with tables, figures, a report and the record."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sinkscope.cli import options
+
+if TYPE_CHECKING:
+    from sinkscope.record import Record
+
+__all__ = ["record_inputs", "scan"]
+
+BINS = 512
+"""A run keeps the head-mean attention maps in at most 512 x 512 bins: exact up to 512 tokens."""
+
+
+def scan(
+    checkpoint: options.Checkpoint,
+    inputs: options.Inputs,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The run folder to write.")],
+    layers: options.Layers = None,
+    threshold: options.Threshold = 0.3,
+    min_heads: options.MinHeads = 0.5,
+    min_queries: options.MinQueries = 8,
+    ratio: options.Ratio = None,
+    bos: options.Bos = None,
+    modality: options.Modality = None,
+    audio_rate: options.AudioRate = None,
+    video_rate: options.VideoRate = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Find the attention sinks and massive activations of CHECKPOINT on INPUT."""
+    from sinkscope.cli.inputs import read_inputs, select
+    from sinkscope.cli.show import show_run
+    from sinkscope.reports.run import Thresholds, refuse_existing, write_run
+    from sinkscope.subjects.subject import load
+
+    refuse_existing(output, overwrite=overwrite)
+    chosen = options.parse_layers(layers)
+    data = read_inputs(inputs)
+    subject = select(load(checkpoint, device=device, dtype=dtype), modality, audio_rate, video_rate)
+    record = record_inputs(subject, data, layers=chosen, prepend_bos=bos)
+    thresholds = Thresholds(threshold, min_heads, min_queries, ratio)
+    write_run(output, record, thresholds=thresholds, overwrite=overwrite)
+    show_run(record, thresholds, output)
+
+
+def record_inputs(
+    subject: Any,
+    data: Sequence[Any],
+    *,
+    layers: list[int] | None = None,
+    prepend_bos: bool | None = None,
+) -> "Record":
+    """One Record of all inputs, one forward each, with their head-mean attention maps."""
+    from tqdm import tqdm
+
+    from sinkscope.probes.probe import record
+    from sinkscope.probes.reducers import PatternBins
+    from sinkscope.record import merge
+
+    bar = tqdm(data, desc="recording", unit="sample", leave=False)
+    keep = [PatternBins(BINS, heads="mean")]
+    return merge(
+        [record(subject, one, layers=layers, prepend_bos=prepend_bos, keep=keep) for one in bar]
+    )
