@@ -9,8 +9,10 @@ Example:
 Every name below is loaded when it is first used, so that ``import sinkscope`` is instant.
 """
 
+import sys
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -61,5 +63,12 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-if TYPE_CHECKING:
-    pass
+class _Package(ModuleType):
+    """Keeps ``sinkscope.record`` the function: importing the file of that name must not hide it."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOME and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -184,7 +184,9 @@ def _blank(values: np.ndarray, count: int) -> np.ndarray:
 def _to_list(values: np.ndarray) -> list[Any]:
     if values.dtype.kind != "f":
         return values.tolist()
-    return np.where(np.isnan(values), None, values.astype(object)).tolist()
+    plain = values.astype(object)
+    plain[np.isnan(values)] = None
+    return plain.tolist()
 
 
 def _from_list(values: list[Any]) -> np.ndarray:

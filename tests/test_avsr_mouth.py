@@ -40,6 +40,21 @@ def test_the_largest_lasting_face_is_followed_whatever_the_order():
     np.testing.assert_array_equal(follow_face(found)[:, 0], 100 + np.arange(40))
 
 
+def test_a_larger_face_that_comes_later_is_the_speaker():
+    background = faces([300, 40, 50, 50])
+    found = [background] * 10 + [np.concatenate([background, faces([100, 50, 80, 80])])] * 30
+    followed = follow_face(found)
+    assert (followed[10:, 0] == 100).all()
+    assert np.isnan(followed[:10]).all(), "someone in the background stands in for the speaker"
+
+
+def test_a_face_seen_twice_in_a_frame_is_one_face():
+    rng = np.random.default_rng(0)
+    twice = faces([100, 50, 80, 80], [108, 52, 76, 76])
+    followed = follow_face([twice[rng.permutation(2)] for _ in range(20)])
+    assert (followed[:, 0] == 100).all()
+
+
 def test_a_huge_face_seen_once_does_not_take_over():
     found = [faces([100, 50, 80, 80])] * 10
     found[4] = faces([10, 10, 200, 200])
@@ -49,7 +64,7 @@ def test_a_huge_face_seen_once_does_not_take_over():
 
 
 def test_a_face_lost_for_less_than_a_second_is_the_same_face():
-    found = [faces([100, 50, 80, 80])] * 10 + [NONE] * 20 + [faces([105, 50, 80, 80])] * 10
+    found = [faces([100, 50, 80, 80])] * 10 + [NONE] * 20 + [faces([105, 50, 80, 80])] * 3
     followed = follow_face(found)
     assert np.isnan(followed[10:30]).all()
     assert (followed[30:, 0] == 105).all()
@@ -95,6 +110,8 @@ def test_jitter_is_smoothed_and_the_scale_is_one():
     boxes, _ = mouth_boxes(track)
     assert np.abs(np.diff(boxes, axis=0)).max() < 1.5
     assert len(np.unique(boxes[:, 2:])) == 1
+    track[:5, 2:] = 120  # the first sightings are too large
+    assert abs(mouth_boxes(track)[0][0, 2] - boxes[0, 2]) <= 1
 
 
 def test_nothing_is_smoothed_across_a_cut():

@@ -62,9 +62,10 @@ def test_doors_open_one_way(room: str) -> None:
             continue
         for module in imported_modules(path):
             other = room_of(module)
-            if other is not None and (PACKAGE / other).with_suffix(".py").exists() | (
-                PACKAGE / other
-            ).is_dir():
+            if (
+                other is not None
+                and (PACKAGE / other).with_suffix(".py").exists() | (PACKAGE / other).is_dir()
+            ):
                 assert other in allowed, f"{path} opens a door to {other}"
 
 

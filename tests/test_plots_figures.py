@@ -162,8 +162,8 @@ def test_text_without_bos_and_without_sinks() -> None:
     assert "none massive" in words(plots.magnitudes(record, layer=1))
     plots.magnitudes_3d(record, layer=1).figure.canvas.draw()
     shown = [text.get_text() for text in plots.attention_map(record, layer=1).texts]
-    assert "a 0" in shown
-    assert "l 11" in shown
+    assert "a (0)" in shown
+    assert "l (11)" in shown
 
 
 def test_refusals_say_what_to_do(short: Record) -> None:
@@ -202,7 +202,7 @@ def plots_table():
 def test_sinks_are_named_in_bold(short: Record) -> None:
     axes = plots.attention_map(short, layer=3)
     bold = {text.get_text() for text in axes.texts if text.get_fontweight() == "bold"}
-    assert {f"{PLANTED.bos} 0", f"{PLANTED.sink} 25"} <= bold
+    assert {f"{PLANTED.bos} (0)", f"{PLANTED.sink} (25)"} <= bold
     assert not any(text.startswith("<video>") for text in bold)
     none = plots.attention_map(short, layer=0)
     assert not any(

@@ -1,0 +1,1 @@
+"""The audio-visual LLMs of the papers, usable without any probe."""

@@ -1,4 +1,4 @@
-"""Model folders: ``config.json``, ``model.safetensors`` and the tokenizer's files. Nothing is unpickled."""
+"""Model folders: ``config.json``, ``model.safetensors``, the tokenizer. Nothing is unpickled."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -74,6 +74,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], *, where: str) -
     ]
     if faults:
         raise CheckpointError(
-            f"{where} does not fit its config.json: {'; '.join(faults)}. Use the two as they were saved."
+            f"{where} does not fit its config.json: {'; '.join(faults)}. "
+            "Use the two as they were saved."
         )
     model.load_state_dict(dict(state))

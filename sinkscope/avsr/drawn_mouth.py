@@ -47,7 +47,7 @@ class Face:
             skin=skin,
             lips=skin * rng.uniform(0.55, 0.85),
             hole=rng.uniform(5, 35),
-            teeth=min(250, skin * rng.uniform(1.0, 1.4) + 20),
+            teeth=min(250.0, skin * rng.uniform(1.0, 1.4) + 20),
             half_width=rng.uniform(19, 28),
             reach=rng.uniform(15, 24),
             lip=rng.uniform(3.0, 6.5),
@@ -94,13 +94,14 @@ def _paint(values: np.ndarray, face: Face, center: np.ndarray) -> np.ndarray:
     bulge = 1.35 - 0.35 * width  # rounded lips stand forward and look thicker
     _oval(picture, center, (half, gap + face.lip * bulge), face.tilt, face.lips)
     inner = (half * 0.82, max(gap, 0.7))
+    down = np.array([0.0, gap * 0.5])
     _oval(picture, center, inner, face.tilt, face.hole)
     if gap > 1.5 and teeth > 0.05:
         strip = (inner[0] * 0.8, gap * 0.38 * teeth)
-        _oval(picture, center - (0, gap * 0.5), strip, face.tilt, face.teeth)
+        _oval(picture, center - down, strip, face.tilt, face.teeth)
     if gap > 1.5 and tongue > 0.05:
         strip = (inner[0] * 0.55, gap * 0.40 * tongue)
-        _oval(picture, center + (0, gap * 0.5), strip, face.tilt, face.lips * 0.9)
+        _oval(picture, center + down, strip, face.tilt, face.lips * 0.9)
     return picture
 
 

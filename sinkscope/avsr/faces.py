@@ -137,8 +137,8 @@ def follow_face(
 ) -> Float32[np.ndarray, "frame 4"]:
     """Choose the speaker's face: the one with the largest area summed over the frames.
 
-    Where that face is not yet or no longer in the picture (another shot), the next largest stands
-    in if it lasts.
+    Before it comes and after it goes, a face that is seen only then stands in if it lasts: another
+    shot.
 
     Args:
         found: the faces of each frame, as ``find_faces`` returns them.

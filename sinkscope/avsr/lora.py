@@ -1,8 +1,9 @@
 """LoRA on the query and value projections, in the reduction-factor convention of Llama-AVSR.
 
-Llama-AVSR (arXiv 2409.12319) names a reduction factor R, not a rank: the rank is ``round(H / R)``, the
-update is scaled by ``alpha / R``, the down matrix begins at zero and the up matrix at random, the
-reverse of the usual choice. PEFT does the rest; its ``lora_alpha`` is ``rank · alpha / R``.
+Llama-AVSR (arXiv 2409.12319) names a reduction factor R, not a rank: the rank is
+``round(H / R)``, the update is scaled by ``alpha / R``, the down matrix begins at zero and the up
+matrix at random, the reverse of the usual choice. PEFT does the rest; its ``lora_alpha`` is
+``rank · alpha / R``.
 """
 
 import math
@@ -43,8 +44,8 @@ def lora_rank(hidden_size: int, *, reduction: float) -> int:
 def attach_lora(llm: "LlamaForCausalLM", settings: LoraSettings) -> "LlamaForCausalLM":
     """Adds LoRA branches to q and v in place, and freezes everything else of the LLM.
 
-    The outputs do not change: the down matrices are zero at first. Key/value heads may be fewer than
-    query heads.
+    The outputs do not change: the down matrices are zero at first. Key-value heads may be fewer
+    than query heads.
 
     Raises:
         InputError: see `lora_rank`; or the LLM has LoRA branches already.

@@ -70,7 +70,9 @@ def added_ids(tokenizer: "PreTrainedTokenizerFast") -> dict[str, int]:
     ids = {name: _id_of(tokenizer, token) for name, token in zip(names, ADDED_TOKENS, strict=True)}
     for name, value in (("bos", tokenizer.bos_token_id), ("eos", tokenizer.eos_token_id)):
         if value is None:
-            raise CheckpointError(f"The tokenizer has no {name} token; an audio-visual LLM needs it.")
+            raise CheckpointError(
+                f"The tokenizer has no {name} token; add one, the layout needs it."
+            )
         ids[name] = int(value)
     return ids
 

@@ -9,7 +9,7 @@ from sinkscope.errors import InputError
 if TYPE_CHECKING:
     from sinkscope.avsr.clip import Clip
 
-__all__ = ["read_inputs", "select"]
+__all__ = ["read_clips", "read_inputs", "select"]
 
 MANIFESTS = {".csv", ".txt", ".lst"}
 SOUND = {".wav", ".flac", ".mp3", ".ogg", ".m4a"}
@@ -30,6 +30,18 @@ def read_inputs(words: Sequence[str]) -> "list[Clip] | list[str]":
         raise InputError(
             f"INPUT mixes files and text ({words[are_files.index(False)]!r}); give one kind."
         )
+    return list(_clips([Path(word) for word in words]))
+
+
+def read_clips(words: Sequence[str]) -> "list[Clip]":
+    """The clips that the words name.
+
+    Raises:
+        InputError: if a word is a text, or a file is missing.
+    """
+    texts = [word for word in words if not _is_file(word)]
+    if texts:
+        raise InputError(f"INPUT must be media files here, not the text {texts[0]!r}.")
     return list(_clips([Path(word) for word in words]))
 
 

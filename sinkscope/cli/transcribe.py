@@ -25,12 +25,10 @@ def transcribe(
     from tqdm import tqdm
 
     from sinkscope.avsr.evaluation import word_errors
-    from sinkscope.cli.inputs import read_inputs, select
+    from sinkscope.cli.inputs import read_clips, select
     from sinkscope.subjects.subject import load
 
-    clips = read_inputs(inputs)
-    if clips and isinstance(clips[0], str):
-        raise InputError(f"transcribe takes media files, not the text {clips[0]!r}.")
+    clips = read_clips(inputs)
     subject = select(load(checkpoint, device=device, dtype=dtype), modality, audio_rate, video_rate)
     if not hasattr(subject, "transcribe"):
         raise InputError(f"transcribe: {subject.name} is a text model and takes no clips.")

@@ -1,0 +1,1 @@
+"""Recipes that make what is bundled or claimed, one command each."""

@@ -1,9 +1,10 @@
 """Windows of text in which attention is needed only sometimes, so that heads need a place to rest.
 
-The bigram-backcopy task (Guo et al. 2024, arXiv 2410.13835, section 2): every symbol is drawn from the
-bigram distribution of the one before it, except after a *trigger*, where a symbol from a fixed offset
-before the trigger is copied. A head that copies has nothing to do at the other positions. Two things are
-added here: some windows repeat one of their segments, and some hold sentences in place of symbols.
+The bigram-backcopy task (Guo et al. 2024, arXiv 2410.13835, section 2): every symbol is drawn from
+the bigram distribution of the one before it, except after a *trigger*, where a symbol from a fixed
+offset before the trigger is copied. A head that copies has nothing to do at the other positions.
+Two things are added here: some windows repeat one of their segments, and some hold sentences in
+place of symbols.
 Every window begins with BOS. Depends on numpy only.
 """
 

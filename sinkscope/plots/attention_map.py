@@ -5,7 +5,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 
-from sinkscope.errors import InputError
 from sinkscope.plots.captions import (
     entitle,
     layer_words,
@@ -15,6 +14,7 @@ from sinkscope.plots.captions import (
 )
 from sinkscope.plots.found import sinks_or_find, tokens_of
 from sinkscope.plots.grid import show_grid
+from sinkscope.plots.maps import attention_grid
 from sinkscope.plots.segments import draw_bands, label_tokens, tokens_to_label
 from sinkscope.plots.style import drawing
 from sinkscope.record import Record
@@ -55,22 +55,24 @@ def attention_map(
 
     Raises:
         SiteError: if the record holds no maps.
-        InputError: if it has no such sample, layer or head.
+        InputError: if it has no such sample, or no map of that layer or head.
     """
     refuse_sample(record, sample, where="attention_map")
-    grid = _grid(record.sample(sample), layer, head)
+    grid = attention_grid(record, sample=sample, layer=layer, head=head)
     layout = record.layouts[sample]
     found = tokens_of(sinks_or_find(record, sinks), sample=sample, layer=layer)
     exponent = min(1.0, np.log(EVEN_SHARE) / -np.log(max(len(layout), 2)))
     with drawing(ax, figsize=(6.8, 6.8)) as axes:
         show_grid(
             axes,
-            grid,
-            extent=(-0.5, len(layout) - 0.5, len(layout) - 0.5, -0.5),
-            norm=PowerNorm(exponent, vmin=0, vmax=float(np.nanmax(grid))),
+            grid.values,
+            extent=grid.extent,
+            norm=PowerNorm(exponent, vmin=0, vmax=float(np.nanmax(grid.values))),
             label=f"attention weight (power scale, exponent {exponent:.2f})",
             ticks=TICKS,
         )
+        axes.set_xlim(-0.5, len(layout) - 0.5)
+        axes.set_ylim(len(layout) - 0.5, -0.5)
         axes.set_ylabel("query (token that attends)", labelpad=12)
         draw_bands(axes, layout, side="top")
         draw_bands(axes, layout, side="left", names=False)
@@ -86,25 +88,9 @@ def attention_map(
             "Attention map",
             model_words(record.provenance),
             layer_words(layer),
-            _averaging(record, head),
+            grid.averaging,
             sample_words(record, sample),
+            f"cells of {grid.width} × {grid.width} tokens" if grid.width > 1 else "",
             above=26,
         )
     return axes
-
-
-def _grid(record: Record, layer: int, head: int | None) -> np.ndarray:
-    """Weights ``[query, key]``, NaN where the query sees no key of the cell."""
-    maps = record["pattern"]
-    if layer not in maps["layer"]:
-        kept = ", ".join(str(int(kept)) for kept in maps["layer"])
-        raise InputError(f"attention_map: no map of layer {layer} was kept; layers: {kept}.")
-    if head is not None and not 0 <= head < maps.sizes["head"]:
-        raise InputError(f"attention_map: no head {head}; there are 0 to {maps.sizes['head'] - 1}.")
-    one = maps.isel(sample=0).sel(layer=layer)
-    chosen = one.mean("head") if head is None else one.isel(head=head)
-    return np.where(np.tril(np.ones(chosen.shape, bool)), chosen.values, np.nan)
-
-
-def _averaging(record: Record, head: int | None) -> str:
-    return f"mean over {record['pattern'].sizes['head']} heads" if head is None else f"head {head}"

@@ -75,7 +75,7 @@ def _chosen(record: Record, sinks: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     rows = rows.drop_duplicates(["sample", "token"])
     single = len(record) == 1
     labels = [
-        f"{plain(label)} {token}" if single else plain(label)
+        f"{plain(label)} ({token})" if single else plain(label)
         for label, token in zip(rows["label"], rows["token"], strict=True)
     ]
     rows = rows.assign(name=labels).loc[:, ["sample", "token", "name", "is_sink"]]
@@ -108,7 +108,7 @@ def _draw_lines(ax: Axes, lines: pd.DataFrame, chosen: pd.DataFrame) -> None:
 def _name_ends(ax: Axes, lines: pd.DataFrame, chosen: pd.DataFrame, others: pd.Series) -> None:
     """Write what each line is at its right end; the names keep apart."""
     is_sink = _is_sink(chosen)
-    names = [f"{name} ({'sink' if is_sink[name] else 'twin, no sink'})" for name in lines.index]
+    names = [f"{name}: {'sink' if is_sink[name] else 'twin, no sink'}" for name in lines.index]
     ends = [*(lines.iloc[:, -1] if len(lines) else []), *others.iloc[-1:]]
     colors = [*COLORS[: len(names)], MUTED]
     names.append("other tokens:\nmedian, quartiles")
@@ -128,5 +128,5 @@ def _name_ends(ax: Axes, lines: pd.DataFrame, chosen: pd.DataFrame, others: pd.S
             fontweight="bold",
             va="center",
             annotation_clip=False,
-            arrowprops=leader(color),
+            arrowprops=leader(color) | {"relpos": (0.0, 0.5)},
         )

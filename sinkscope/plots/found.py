@@ -28,11 +28,12 @@ def sinks_or_find(record: Record, sinks: pd.DataFrame | None) -> pd.DataFrame:
 
 
 def tokens_of(sinks: pd.DataFrame, *, sample: int, layer: int | None = None) -> list[int]:
-    """The sink tokens of a sample, in one layer or in any."""
+    """The sink tokens of a sample, in one layer or in any, the most attended first."""
     here = sinks["sample"] == sample
     if layer is not None:
         here &= sinks["layer"] == layer
-    return sorted({int(token) for token in sinks.loc[here, "token"]})
+    order = sinks.loc[here].sort_values("alpha", ascending=False)["token"]
+    return list(dict.fromkeys(map(int, order)))
 
 
 def massive_here(

@@ -64,7 +64,8 @@ def magnitudes(
             if feature in set(table["feature"]):
                 text.set(color=ACCENT, fontweight="bold")
         axes.set_ylabel("feature (index)")
-        found = sorted(set(table["token"]))
+        order = table.sort_values("magnitude", ascending=False)["token"]
+        found = list(dict.fromkeys(map(int, order)))
         draw_bands(axes, layout)
         label_tokens(axes, layout, tokens_to_label(layout, found), bold=found, title="token")
         entitle(

@@ -119,7 +119,7 @@ def _names(space: Any, found: list[int], axis: str, labels: tuple[str, ...] | No
         else:
             groups.append([place])
     words = [
-        "\n".join(f"{plain(labels[place])} {place}" if labels else str(place) for place in group)
+        "\n".join(f"{plain(labels[place])} ({place})" if labels else str(place) for place in group)
         for group in groups
     ]
     getattr(space, f"set_{axis}ticks")([float(np.mean(group)) for group in groups], words)

@@ -3,7 +3,7 @@
 Depends on matplotlib and the layout. Positions are token indices, a token is one unit wide.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -91,11 +91,12 @@ def draw_bands(ax: Axes, layout: TokenLayout, *, side: Side = "top", names: bool
 
 
 def label_tokens(
-    ax: Axes, layout: TokenLayout, tokens: Iterable[int], *, bold: Iterable[int] = (), title: str
+    ax: Axes, layout: TokenLayout, tokens: Iterable[int], *, bold: Sequence[int] = (), title: str
 ) -> None:
-    """Write "label index" upright under the axes for each token, and the axis's title below.
+    """Write "label (index)" upright under the axes for each token, and the axis's title below.
 
-    Labels of neighbours move apart and keep a line to their token.
+    Labels of neighbours move apart and keep a line to their token. Where there is no room for all,
+    those of ``bold`` come first, in their order, and the title counts the others.
 
     Args:
         ax: axes whose x is the token.
@@ -104,10 +105,15 @@ def label_tokens(
         bold: those that are written in bold and colour.
         title: what the axis is.
     """
-    words = {token: f"{plain(layout.labels[token])} {token}" for token in tokens}
+    strong = set(bold)
+    wanted = [*bold, *(token for token in tokens if token not in strong)]
+    low, high = ax.get_xlim()
+    room = max(1, int((high - low) * _unit_points(ax, "x") / PITCH))
+    words = {token: f"{plain(layout.labels[token])} ({token})" for token in wanted[:room]}
     write_upright(ax, {float(token): text for token, text in words.items()}, bold=bold)
     longest = max((len(text) for text in words.values()), default=0)
-    ax.set_xlabel(title, labelpad=12 + 4.3 * longest)
+    left_out = f"; {len(wanted) - room} labels left out" if len(wanted) > room else ""
+    ax.set_xlabel(title + left_out, labelpad=12 + 4.7 * longest)
 
 
 def write_upright(

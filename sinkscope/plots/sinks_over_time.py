@@ -18,13 +18,18 @@ from sinkscope.plots.captions import (
 from sinkscope.plots.divide import divide
 from sinkscope.plots.found import refuse_layer, sinks_or_find, strongest_layer, tokens_of
 from sinkscope.plots.segments import turning_points, write_upright
-from sinkscope.plots.style import ACCENT, MUTED, SEGMENT_COLORS, drawing, plain
+from sinkscope.plots.spread import spread
+from sinkscope.plots.style import ACCENT, MUTED, SEGMENT_COLORS, drawing, leader, plain
 from sinkscope.record import ClipSummary, Record
 
 __all__ = ["sinks_over_time"]
 
 LABEL = 13.0
 """Points that an upright label takes."""
+
+MOST_NAMES = 8
+NAMES_AT = 1.15
+"""Key attention at whose height the names stand: above the largest that there can be."""
 
 LARGEST_STRIP = 0.4
 """Share of the width that the strip may take; with less room it names BOS, delimiters, sinks."""
@@ -134,23 +139,34 @@ def _draw_traces(ax: Axes, layout: TokenLayout, alpha: np.ndarray, timed: np.nda
 
 
 def _name_sinks(ax: Axes, layout: TokenLayout, alpha: np.ndarray, tokens: list[int]) -> None:
-    for token in tokens:
+    """Name the most attended of the tokens over the traces; the names keep apart."""
+    chosen = sorted(tokens[:MOST_NAMES], key=lambda token: float(layout.seconds[token].mean()))
+    words = [f"{plain(layout.labels[token], longest=10)} ({token})" for token in chosen]
+    low, high = ax.get_xlim()
+    points = 0.85 * ax.get_window_extent().width * 72 / ax.figure.dpi / (high - low)
+    places = [float(layout.seconds[token].mean()) for token in chosen]
+    sizes = [(5.2 * len(text) + 4) / points for text in words]
+    for token, text, place, put in zip(
+        chosen, words, places, spread(places, sizes, low=low, high=high), strict=True
+    ):
         ax.annotate(
-            f"{plain(layout.labels[token])} {token}",
-            (float(layout.seconds[token].mean()), float(alpha[token])),
-            (0, 6),
-            textcoords="offset points",
+            text,
+            (place, float(alpha[token])),
+            (put, NAMES_AT),
             ha="center",
+            va="bottom",
             color=ACCENT,
             fontsize=8,
             fontweight="bold",
+            arrowprops=leader(ACCENT),
         )
+        ax.plot(place, alpha[token], "o", color=ACCENT, ms=5, zorder=4)
 
 
 def _scale(ax: Axes, alpha: np.ndarray, threshold: float | int | None) -> None:
     known = alpha[np.isfinite(alpha) & (alpha > 0)]
     ax.set_yscale("log")
-    ax.set_ylim(max(float(known.min()) * 0.6, 1e-6), 1.6)
+    ax.set_ylim(max(float(known.min()) * 0.6, 1e-6), 2.2)
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     if threshold:
         ax.axhline(threshold, color=MUTED, lw=0.9, ls="--")
@@ -185,7 +201,9 @@ def _name_strip(
     if strip is None:
         return
     places = {token: float(place) for place, token in enumerate(tokens.tolist())}
-    words = {places[token]: f"{plain(layout.labels[token], longest=12)} {token}" for token in named}
+    words = {
+        places[token]: f"{plain(layout.labels[token], longest=12)} ({token})" for token in named
+    }
     write_upright(strip, words, bold={places[token] for token in found if token in places})
 
 

@@ -80,9 +80,11 @@ def _facts(
         ("weights", said.get("model_hash")),
         ("recorded layers", f"{as_ranges(record.layers)} (0-based), {heads} heads"),
         ("BOS", _bos_words(record)),
+        ("streams", said.get("modality")),
+        ("rates (frames a token)", _rates(said)),
         ("padding side", said.get("padding_side")),
         ("number type and device", _joined(said, "dtype", "device")),
-        ("attention implementation", said.get("attn_implementation") or said.get("attention")),
+        ("attention implementation", said.get("attention_implementation")),
         (
             "sink",
             f"head-mean key attention > {thresholds.threshold:g}, or above it in at least "
@@ -101,11 +103,14 @@ def _facts(
 
 def _bos_words(record: Record) -> str:
     present = [layout.has_bos for layout in record.layouts]
-    asked = record.provenance.get("prepend_bos")
-    how = {True: "asked for", False: "left out on request"}.get(asked, "as the input has it")  # pyright: ignore[reportArgumentType,reportCallIssue]
     if all(present) or not any(present):
-        return f"{'present' if all(present) else 'absent'} ({how})"
-    return f"present in {sum(present)} of {len(present)} samples ({how})"
+        return "present" if all(present) else "absent"
+    return f"present in {sum(present)} of {len(present)} samples"
+
+
+def _rates(said: Mapping[str, Any]) -> str:
+    rates = {"audio": said.get("audio_rate"), "video": said.get("video_rate")}
+    return ", ".join(f"{name} {rate}" for name, rate in rates.items() if rate)
 
 
 def _joined(said: Mapping[str, Any], *names: str) -> str:

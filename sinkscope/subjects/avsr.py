@@ -196,12 +196,13 @@ class AvsrSubject:
 
     def _prepare(self, clip: Clip, *, prepend_bos: bool) -> Inputs:
         """The model's own inputs; the class's ``prepare``, so that nothing is announced."""
-        if self.with_transcript and not clip.text:
+        text = clip.text or ""
+        if self.with_transcript and not text:
             raise InputError(
                 f"{clip.name} has no text, so its transcript cannot follow the prompt; give the "
                 "clip its text, or leave with_transcript out."
             )
-        texts = [clip.text] if self.with_transcript else None
+        texts = [text] if self.with_transcript else None
         with evaluating(self.model):
             return type(self.model).prepare(
                 self.model, [clip], texts=texts, prepend_bos=prepend_bos, **self._streams()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from sinkscope.errors import CheckpointError, InputError
 from sinkscope.subjects.bundled import bundled
@@ -66,8 +67,9 @@ def _open_avsr(folder: Path, name: str, options: Options) -> Subject:
     unused = [n for n in ("tokenizer", "revision", "device_map") if getattr(options, n) is not None]
     if unused:
         raise InputError(f"load: an audio-visual LLM of this package takes no {', '.join(unused)}.")
-    model = LlamaAvsr.from_pretrained(folder)
-    model = model.to(device=options.device, dtype=options.dtype)
+    model = LlamaAvsr.from_pretrained(folder).to(options.device)
+    if options.dtype is not None:
+        nn.Module.to(model.llm, dtype=options.dtype)  # encoders stay in float32, like their input
     return avsr_subject(model.eval(), name=name)
 
 

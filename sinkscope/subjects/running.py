@@ -33,7 +33,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 def describe_model(model: nn.Module, anatomy: Anatomy) -> dict[str, Any]:
     """Family, hash, dtype, device, attention implementation and versions, ready for JSON."""
-    parameter = next(model.parameters())
+    parameter = next(anatomy.decoder.parameters())
     return {
         "family": anatomy.family,
         "model_hash": model_hash(model, anatomy),

@@ -156,7 +156,7 @@ def load(
     return open_checkpoint(what, Options(device, dtype, tokenizer, revision, device_map))
 
 
-def _of_module(module: nn.Module, tokenizer: Any | None) -> Subject:
+def _of_module(module: Any, tokenizer: Any | None) -> Subject:
     names = {f"{kind.__module__}.{kind.__name__}" for kind in type(module).__mro__}
     if any(name.startswith("transformer_lens.") for name in names):
         from sinkscope.subjects.transformer_lens import bridge_subject

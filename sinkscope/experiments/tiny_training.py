@@ -1,0 +1,250 @@
+"""Fine-tune the tiny audio-visual LLM on cached features, beside windows of its pre-training task.
+
+The windows keep its heads conditionally useful, so that they go on needing a place to rest. One
+model learns all modalities and rates. A run writes a checkpoint every ``EVERY`` steps and goes on
+from the last one.
+"""
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sinkscope.avsr.evaluation import WordErrors, word_errors
+from sinkscope.avsr.inputs import Inputs
+from sinkscope.avsr.model import LlamaAvsr
+from sinkscope.experiments.backcopy import Backcopy
+from sinkscope.experiments.tiny_features import Features, FeatureStore
+
+__all__ = [
+    "Schedule",
+    "fine_tune",
+    "lay_out",
+    "restrict",
+    "sinks_of",
+    "transcribe_features",
+    "word_rate",
+]
+
+EVERY = 200
+RATES = ((4, 2), (16, 5), (4, 2), (8, 3), (16, 5), (4, 2))
+MODALITIES = {"audiovisual": ("audio", "video"), "audio": ("audio",), "video": ("video",)}
+NEIGHBOURS = 300
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a model is fine-tuned.
+
+    Attributes:
+        steps: optimiser steps.
+        batch: audio-visual sequences a step.
+        windows: windows of the pre-training task a step.
+        length: tokens of a window.
+        rate: highest learning rate.
+        decorrelation: weight of the mean squared cosine to BOS; 0 leaves it out.
+        decay: weight decay of matrices.
+        seed: of every draw.
+    """
+
+    steps: int = 2000
+    batch: int = 10
+    windows: int = 16
+    length: int = 64
+    rate: float = 2e-3
+    decorrelation: float = 0.0
+    decay: float = 0.0
+    seed: int = 0
+
+
+def fine_tune(
+    model: LlamaAvsr, store: FeatureStore, dev: FeatureStore, task: Backcopy, out: Path, s: Schedule
+) -> list[dict]:
+    """Train in place; returns the learning curve on the development voices."""
+    out.mkdir(parents=True, exist_ok=True)
+    trained = [p for name, p in model.named_parameters() if "encoder" not in name]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": s.decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=s.rate, betas=(0.9, 0.95))
+    state = out / "state.pt"
+    first, curve = 0, []
+    if state.exists():
+        saved = torch.load(state, weights_only=True)
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        first, curve = saved["step"], json.loads(saved["curve"])
+    by_length = np.argsort([len(features["audio"]) for features in store.clean])
+    start = time.monotonic()
+    for step in range(first, s.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = s.rate * _warm_cosine(step, s.steps)
+        parts = _losses(model, store, by_length, task, s, step)
+        optimizer.zero_grad()
+        sum(parts.values(), torch.zeros(())).backward()
+        nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        if (step + 1) % EVERY == 0 or step + 1 == s.steps:
+            losses = {name: part.item() for name, part in parts.items()}
+            curve.append({"step": step + 1, **losses, **_progress(model, dev)})
+            with (out / "log.jsonl").open("a") as log:
+                seconds = round(time.monotonic() - start)
+                log.write(json.dumps(curve[-1] | {"seconds": seconds, **asdict(s)}) + "\n")
+            saved = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            torch.save(saved | {"step": step + 1, "curve": json.dumps(curve)}, out / "new.pt")
+            (out / "new.pt").replace(state)
+    return curve
+
+
+def _losses(
+    model: LlamaAvsr,
+    store: FeatureStore,
+    by_length: np.ndarray,
+    task: Backcopy,
+    s: Schedule,
+    step: int,
+) -> dict[str, Tensor]:
+    """The parts of the loss of one step; every draw comes from (seed, step)."""
+    rng = np.random.default_rng([s.seed, step])
+    modality = list(MODALITIES)[step % len(MODALITIES)]
+    audio_rate, video_rate = RATES[int(rng.integers(len(RATES)))]
+    near = int(rng.integers(0, max(1, len(by_length) - NEIGHBOURS)))
+    chosen = rng.choice(by_length[near : near + NEIGHBOURS], s.batch, replace=False)
+    heard = store.noisy if rng.random() < 0.4 else store.clean
+    inputs = lay_out(
+        model,
+        [restrict(heard[i], modality) for i in chosen],
+        (audio_rate, video_rate),
+        texts=[store.texts[i] for i in chosen],
+    )
+    output = model(inputs, use_cache=False, output_hidden_states=s.decorrelation > 0)
+    windows = torch.from_numpy(task.windows(s.windows, s.length, rng=rng))
+    rest = model.llm(input_ids=windows, labels=windows, use_cache=False)
+    parts = {"speech": output.loss, "windows": rest.loss}
+    if s.decorrelation > 0:
+        parts["decorrelation"] = s.decorrelation * _cosine_squared(output.hidden_states, inputs)
+    return parts
+
+
+def _cosine_squared(
+    states: tuple[Float[Tensor, "sample token feature"], ...], inputs: Inputs
+) -> Float[Tensor, ""]:
+    """Mean squared cosine of BOS to what stands before the transcript, over blocks 1 to L - 1.
+
+    The decorrelation loss of arXiv 2510.22603 as its authors' code computes it, without padding.
+    """
+    spoken = inputs.labels != -100 if inputs.labels is not None else ~inputs.attention_mask
+    others = inputs.attention_mask & ~spoken
+    others[:, 0] = False
+    terms = []
+    for state in states[1:-1]:
+        unit = nn.functional.normalize(state, dim=-1)
+        cosine = (unit[:, :1] * unit).sum(-1)
+        terms.append((cosine[others] ** 2).mean())
+    return torch.stack(terms).mean()
+
+
+def restrict(features: Features, modality: str) -> Features:
+    """The features of the chosen streams, in float32."""
+    return {stream: features[stream].float() for stream in MODALITIES[modality]}
+
+
+def lay_out(
+    model: LlamaAvsr,
+    features: list[Features],
+    rates: tuple[int, int],
+    *,
+    texts: list[str] | None = None,
+    padding_side: Literal["left", "right"] = "right",
+) -> Inputs:
+    """The language model's input from cached features, all of the same streams."""
+    by_stream = dict(zip(("audio", "video"), rates, strict=True))
+    tokens: list[Features] = [{} for _ in features]
+    for stream in features[0]:
+        frames = [sample[stream] for sample in features]
+        padded = nn.utils.rnn.pad_sequence(frames, batch_first=True)
+        lengths = torch.tensor([len(row) for row in frames])
+        rows, counts = model.project(stream, padded, lengths, rate=by_stream[stream])
+        for sample, row, count in zip(tokens, rows, counts.tolist(), strict=True):
+            sample[stream] = row[:count]
+    parts = [
+        model.parts(sample, rates=by_stream, text=None if texts is None else texts[number])
+        for number, sample in enumerate(tokens)
+    ]
+    return model.assemble(parts, padding_side=padding_side)
+
+
+@torch.no_grad()
+def transcribe_features(
+    model: LlamaAvsr, features: list[Features], rates: tuple[int, int]
+) -> list[str]:
+    """What the model understands, 20 samples at a time."""
+    said: list[str] = []
+    for start in range(0, len(features), 20):
+        inputs = lay_out(model, features[start : start + 20], rates, padding_side="left")
+        ids = model.generate(inputs, max_new_tokens=30)
+        said += model.tokenizer.batch_decode(ids, skip_special_tokens=True)
+    return said
+
+
+def word_rate(
+    model: LlamaAvsr,
+    store: FeatureStore,
+    modality: str,
+    rates: tuple[int, int],
+    *,
+    noisy: bool = False,
+) -> WordErrors:
+    """The word errors of a split in one modality at one pair of rates."""
+    heard = [restrict(f, modality) for f in (store.noisy if noisy else store.clean)]
+    return word_errors(store.texts, transcribe_features(model, heard, rates))
+
+
+@torch.no_grad()
+def sinks_of(model: LlamaAvsr, store: FeatureStore, *, samples: int = 16) -> dict:
+    """Key attention of BOS, shares of heads above .3, largest ratio and twins, for a log."""
+    heard = [restrict(features, "audiovisual") for features in store.clean[:samples]]
+    inputs = lay_out(model, heard, (4, 2))
+    output = model(inputs, use_cache=False, output_attentions=True, output_hidden_states=True)
+    real = inputs.attention_mask.float()
+    counts = real.flip(1).cumsum(1).flip(1)
+    found: dict = {"bos": [], "heads": [], "elsewhere": [], "ratio": [], "twins": []}
+    for pattern, state in zip(output.attentions, output.hidden_states[1:], strict=True):
+        alpha = (pattern * real[:, None, :, None]).sum(2) / counts[:, None].clamp(min=1)
+        alpha = alpha * (counts >= 8)[:, None]
+        found["bos"].append([round(float(a), 2) for a in alpha[:, :, 0].mean(0)])
+        found["heads"].append(round(float((alpha[:, :, 0] > 0.3).float().mean()), 2))
+        shares = (alpha[:, :, 1:] > 0.3).float().mean(1)
+        found["elsewhere"].append(round(float(shares.amax(1).mean()), 2))
+        size = state.abs()[inputs.attention_mask]
+        found["ratio"].append(round(float(size.max() / size.median())))
+        cosine = nn.functional.cosine_similarity(state[:, :1], state, dim=-1)
+        twins = ((cosine > 0.8) & inputs.attention_mask)[:, 1:].sum(1)
+        found["twins"].append(round(float(twins.float().mean()), 1))
+    return found
+
+
+def _progress(model: LlamaAvsr, dev: FeatureStore, *, clips: int = 40) -> dict:
+    part = FeatureStore(dev.clean[:clips], dev.noisy[:clips], dev.texts[:clips])
+    model.eval()
+    rates = {
+        f"wer_{modality}": round(word_rate(model, part, modality, (4, 2)).rate, 3)
+        for modality in MODALITIES
+    }
+    rates["wer_audio_16"] = round(word_rate(model, part, "audio", (16, 5)).rate, 3)
+    found = sinks_of(model, part)
+    model.train()
+    return {**rates, "sinks": found}
+
+
+def _warm_cosine(step: int, steps: int, *, warm: int = 100) -> float:
+    if step < warm:
+        return (step + 1) / warm
+    return 0.1 + 0.45 * (1 + float(np.cos(np.pi * (step - warm) / max(1, steps - warm))))

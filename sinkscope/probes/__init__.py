@@ -1,0 +1,1 @@
+"""How it is recorded: hooks and reducers. Nothing here draws or thresholds."""

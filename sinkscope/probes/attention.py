@@ -1,0 +1,231 @@
+"""The attention seam: the model's own function makes the output, statistics are made beside it.
+
+transformers keeps its attention functions in a table. While someone watches, the entry that a model
+uses is a function that calls the original, hands what went in and came out to the watchers of that
+very module, and returns the original's output untouched. Modules that nobody watches pass through.
+"""
+
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sinkscope.errors import SiteError
+
+__all__ = ["AttentionCall", "Watcher", "watching"]
+
+_EAGER = "eager"
+_MASKED_BY_TENSOR = ("sdpa", _EAGER)
+_HARMLESS = frozenset(
+    {
+        "cache_position",
+        "deterministic",
+        "dropout",
+        "logits_to_keep",
+        "max_length_k",
+        "max_length_q",
+        "num_items_in_batch",
+        "output_attentions",
+        "output_hidden_states",
+        "output_router_logits",
+        "position_ids",
+        "return_dict",
+        "use_cache",
+    }
+)
+_HANDLED = frozenset({"is_causal", "s_aux", "scaling", "sliding_window", "softcap"})
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionCall:
+    """What entered and left one layer's attention function.
+
+    Attributes:
+        query: after rotary embedding and norms.
+        key: the same, with what the cache holds.
+        value: the same.
+        mask: as it arrived.
+        output: what the model's own function made of them.
+        scaling: what q kᵀ is multiplied by.
+        causal: whether, without a mask, a query sees the keys up to itself only.
+        window: keys that a query sees, where the function itself applies it.
+        softcap: as in `AttentionMap`.
+        sinks: as in `AttentionMap`.
+    """
+
+    query: Float[Tensor, "sample head query feature"]
+    key: Float[Tensor, "sample kv_head key feature"]
+    value: Float[Tensor, "sample kv_head key feature_v"]
+    mask: Tensor | None
+    output: Float[Tensor, "sample query head feature_v"]
+    scaling: float
+    causal: bool
+    window: int | None = None
+    softcap: float | None = None
+    sinks: Float[Tensor, " head"] | None = None
+
+
+Watcher = Callable[[AttentionCall], None]
+"""What is called with every attention call of a module."""
+
+
+@dataclass
+class _Seam:
+    """One entry of a table of attention functions while it is watched."""
+
+    table: Any
+    name: str
+    before: Callable[..., Any] | None
+    observed: Callable[..., Any] | None = None
+    watchers: dict[int, list[Watcher]] = field(default_factory=dict)
+
+
+_seams: dict[tuple[int, str], _Seam] = {}
+_lock = threading.Lock()
+
+
+@contextmanager
+def watching(name: str, watchers: Mapping[nn.Module, Watcher]) -> Iterator[None]:
+    """While open, every attention call of the given modules is handed to its watcher.
+
+    Args:
+        name: the attention function in use: ``"eager"`` or a key of transformers' table.
+        watchers: what is called, for each attention module.
+
+    Raises:
+        SiteError: if the function's formula is not known here, or is not in the table.
+    """
+    _refuse_unknown(name)
+    entered: list[tuple[_Seam, int, Watcher]] = []
+    try:
+        with _lock:
+            for module, watcher in watchers.items():
+                seam = _seam(_table(module), name)
+                seam.watchers.setdefault(id(module), []).append(watcher)
+                entered.append((seam, id(module), watcher))
+        yield
+    finally:
+        with _lock:
+            for seam, module_id, watcher in entered:
+                _leave(seam, module_id, watcher)
+
+
+def _refuse_unknown(name: str) -> None:
+    if name not in _MASKED_BY_TENSOR and not name.startswith("flash_attention"):
+        raise SiteError(
+            f"Attention maps: the formula of the attention function {name!r} is not known here; "
+            "load the model with attn_implementation='sdpa' or 'eager'."
+        )
+
+
+def _table(module: nn.Module) -> Any:
+    """The table of attention functions that a module's own file uses."""
+    for kind in type(module).__mro__:
+        table = getattr(sys.modules.get(kind.__module__), "ALL_ATTENTION_FUNCTIONS", None)
+        if table is not None:
+            return table
+    raise SiteError(
+        f"Attention maps: {type(module).__name__} does not use transformers' attention interface; "
+        "record sites other than q, k, v, z and pattern."
+    )
+
+
+def _seam(table: Any, name: str) -> _Seam:
+    """The seam of a table's entry; put in place if nobody watched it before."""
+    place = (id(table), name)
+    if place not in _seams:
+        before = table.get(name)
+        if before is None and name != _EAGER:
+            raise SiteError(f"Attention maps: transformers knows no attention function {name!r}.")
+        seam = _seams[place] = _Seam(table, name, before)
+        seam.observed = table[name] = _observed(seam)
+    return _seams[place]
+
+
+def _leave(seam: _Seam, module_id: int, watcher: Watcher) -> None:
+    seam.watchers[module_id].remove(watcher)
+    if not seam.watchers[module_id]:
+        del seam.watchers[module_id]
+    if seam.watchers:
+        return
+    del _seams[id(seam.table), seam.name]
+    if seam.table.get(seam.name) is seam.observed:
+        del seam.table[seam.name]
+        if seam.table.get(seam.name) is not seam.before:
+            seam.table[seam.name] = seam.before
+
+
+def _observed(seam: _Seam) -> Callable[..., Any]:
+    def attend(
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        own = seam.before or _own_eager(module)
+        result = own(module, query, key, value, attention_mask, *args, **kwargs)
+        watchers = tuple(seam.watchers.get(id(module), ()))
+        if watchers:
+            options = kwargs | {f"argument {5 + i}": given for i, given in enumerate(args)}
+            call = _call(seam, module, (query, key, value, attention_mask, result[0]), options)
+            for watcher in watchers:
+                watcher(call)
+        return result
+
+    return attend
+
+
+def _own_eager(module: nn.Module) -> Callable[..., Any]:
+    """The eager attention function of the file that defines the module's class."""
+    for kind in type(module).__mro__:
+        own = getattr(sys.modules.get(kind.__module__), "eager_attention_forward", None)
+        if own is not None:
+            return own
+    raise SiteError(
+        f"Attention maps: the file of {type(module).__name__} has no eager attention function; "
+        "load the model with attn_implementation='sdpa'."
+    )
+
+
+def _call(
+    seam: _Seam,
+    module: nn.Module,
+    tensors: tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor],
+    options: Mapping[str, Any],
+) -> AttentionCall:
+    _refuse_options(seam.name, module, options)
+    query, key, value, mask, output = tensors
+    causal = options.get("is_causal")
+    causal = getattr(module, "is_causal", True) if causal is None else causal
+    scaling = options.get("scaling")
+    return AttentionCall(
+        query,
+        key,
+        value,
+        mask,
+        output,
+        scaling=query.shape[-1] ** -0.5 if scaling is None else float(scaling),
+        causal=bool(causal) and query.shape[2] > 1 and seam.name != _EAGER,
+        window=None if seam.name in _MASKED_BY_TENSOR else options.get("sliding_window"),
+        softcap=options.get("softcap"),
+        sinks=options.get("s_aux"),
+    )
+
+
+def _refuse_options(name: str, module: nn.Module, options: Mapping[str, Any]) -> None:
+    known = _HARMLESS | _HANDLED - ({"s_aux"} if name == "sdpa" else set())
+    odd = [option for option, given in options.items() if given is not None and option not in known]
+    if odd:
+        raise SiteError(
+            f"Attention maps: {type(module).__name__} hands {', '.join(sorted(odd))} to {name!r} "
+            "attention, which may change the formula and is not handled; record sites other than "
+            "q, k, v, z and pattern."
+        )

@@ -1,0 +1,228 @@
+"""One forward of the decoder while it runs: what the hooks see becomes states of its samples."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from sinkscope.errors import SiteError
+from sinkscope.probes.attention import AttentionCall
+from sinkscope.probes.blocks import AttentionMap
+from sinkscope.probes.formula import refuse_unlike
+from sinkscope.probes.keep import Keep
+from sinkscope.probes.reducer import Merger, Reducer, State
+from sinkscope.probes.stitching import Key, Part, Stream, at, side_by_side
+from sinkscope.probes.values import Tokens
+
+__all__ = ["Forward", "Readers"]
+
+Readers = Mapping[tuple[str, int], Sequence[int]]
+"""Numbers of the reducers that read a site of a layer."""
+
+
+@dataclass(eq=False)
+class Forward:
+    """States of one forward; nothing reaches the streams before ``commit``.
+
+    Attributes:
+        reducers: all of the probe's.
+        readers: which of them read what.
+        streams: the batch's samples.
+        parts: each sample's share.
+        offsets: for each layer, the place in the padded sequence of its first key column.
+        grows: whether a cache may bring the samples more tokens later.
+        checked: layers whose formula was checked before.
+        kept: bytes that each `Keep` holds so far, by its number.
+    """
+
+    reducers: Sequence[Reducer]
+    readers: Readers
+    streams: Sequence[Stream]
+    parts: Sequence[Part]
+    offsets: Sequence[int]
+    grows: bool
+    checked: set[int]
+    kept: dict[int, int]
+    states: dict[tuple[int, Key], State] = field(default_factory=dict)
+    references: dict[tuple[int, str, int], Tensor] = field(default_factory=dict)
+    seen: set[tuple[str, int]] = field(default_factory=set)
+
+    @torch.no_grad()
+    def see_states(self, site: str, layer: int, tensor: Tensor) -> None:
+        """A site of the residual stream or the MLP: ``sample token feature``."""
+        self._mark(site, layer)
+        for part, stream in self._shares():
+            values = at(part.rows, tensor[part.sample].detach(), 0)
+            self._reduce_tokens(site, layer, values, part, stream)
+
+    @torch.no_grad()
+    def see_attention(self, layer: int, call: AttentionCall) -> None:
+        """What entered and left the attention function of a layer."""
+        asked = [site for site in ("q", "k", "v", "z", "pattern") if (site, layer) in self.readers]
+        for site in asked:
+            self._mark(site, layer)
+        with torch.autocast(call.query.device.type, enabled=False):
+            for part, stream in self._shares():
+                for site in asked:
+                    if site == "pattern":
+                        self._reduce_map(layer, call, part)
+                    else:
+                        values = _entering(site, call, part, self.offsets[layer])
+                        self._reduce_tokens(site, layer, values, part, stream)
+        self.checked.add(layer)
+
+    def commit(self) -> None:
+        """Add what was seen to the streams.
+
+        Raises:
+            SiteError: if something that was asked for was not seen.
+        """
+        missing = sorted(set(self.readers) - self.seen)
+        if missing:
+            site, layer = missing[0]
+            raise SiteError(
+                f"Site {site!r} of layer {layer} was not seen in a whole forward, nor were "
+                f"{len(missing) - 1} others; the model does not run this module, or not through "
+                "transformers' attention interface."
+            )
+        for (sample, key), state in self.states.items():
+            stream = self.streams[sample]
+            if not self.grows:
+                stream.results[key] = state
+            elif key in stream.states:
+                merged = self.reducers[key[0]].merge([stream.states[key], state])
+                stream.states[key] = merged
+            else:
+                stream.states[key] = state
+        for (sample, site, layer), reference in self.references.items():
+            self.streams[sample].references[site, layer] = reference
+
+    def _mark(self, site: str, layer: int) -> None:
+        if (site, layer) in self.seen:
+            raise SiteError(
+                f"Site {site!r} of layer {layer} was seen twice in one forward: the model runs a "
+                "block more than once, and one number a layer cannot say what it does."
+            )
+        self.seen.add((site, layer))
+
+    def _shares(self) -> Iterator[tuple[Part, Stream]]:
+        """The samples that this forward brings tokens to."""
+        return (
+            (part, stream)
+            for part, stream in zip(self.parts, self.streams, strict=True)
+            if part.count
+        )
+
+    def _reduce_tokens(
+        self, site: str, layer: int, values: Tensor, part: Part, stream: Stream
+    ) -> None:
+        for number in self.readers[site, layer]:
+            reducer = self.reducers[number]
+            reference = None
+            if reducer.needs_reference:
+                reference = self._reference(site, layer, values, part, stream)
+            self._weigh(number, layer, 4 * values.numel())
+            self._store(number, layer, part, reducer.reduce(Tokens(values, part.start, reference)))
+
+    def _reduce_map(self, layer: int, call: AttentionCall, part: Part) -> None:
+        attention, value = attention_map(call, part, self.offsets[layer])
+        numbers = self.readers["pattern", layer]
+        for number in numbers:
+            size = attention.n_queries * attention.length * (4 * attention.n_heads + 1)
+            self._weigh(number, layer, size)
+        if layer not in self.checked:
+            last = at(part.rows, call.output[part.sample], 0)[-1]
+            refuse_unlike(attention, value, last, where=f"layer {layer}")
+        mergers = {
+            number: Merger(self.reducers[number].rules(), backwards=True) for number in numbers
+        }
+        for rows in attention.blocks():
+            for number, merger in mergers.items():
+                merger.add(self.reducers[number].reduce(rows))
+        for number, merger in mergers.items():
+            self._store(number, layer, part, merger.result())
+
+    def _reference(
+        self, site: str, layer: int, values: Tensor, part: Part, stream: Stream
+    ) -> Tensor:
+        """The state of the reference token, here or from an earlier forward."""
+        here = stream.layout.reference - part.start
+        if 0 <= here < part.count:
+            reference = values[here]
+            if self.grows:
+                self.references[part.sample, site, layer] = reference.clone()
+            return reference
+        if (site, layer) not in stream.references:
+            raise SiteError(
+                f"The reference token {stream.layout.reference} of sample {part.sample} comes "
+                "after the first tokens that the cache received; begin with a prefill that "
+                "includes it."
+            )
+        return stream.references[site, layer]
+
+    def _weigh(self, number: int, layer: int, size: int) -> None:
+        """Refuse to keep more than a `Keep` allows, before its first layer is kept."""
+        reducer = self.reducers[number]
+        if not isinstance(reducer, Keep):
+            return
+        layers = self._layers(number)
+        if layer == layers[0]:
+            self.kept[number] = self.kept.get(number, 0) + size * len(layers)
+            reducer.refuse(self.kept[number], f"{len(layers)} layers of {len(self.parts)} samples")
+
+    def _layers(self, number: int) -> list[int]:
+        return sorted(layer for (_, layer), numbers in self.readers.items() if number in numbers)
+
+    def _store(self, number: int, layer: int, part: Part, state: State) -> None:
+        """Hold a state until the forward is whole; at its end if no more tokens can come."""
+        whole = state if self.grows else self.reducers[number].finish(state)
+        self.states[part.sample, (number, layer)] = whole
+
+
+def attention_map(
+    call: AttentionCall, part: Part, offset: int
+) -> tuple[AttentionMap, Float[Tensor, "kv_head key feature_v"]]:
+    """One sample's map in a layer, padding left out, and the values of its keys.
+
+    Args:
+        call: what entered the layer's attention function.
+        part: the sample's share of the forward.
+        offset: place in the padded sequence of the first key column.
+    """
+    columns, first_key = part.columns(offset, call.key.shape[2])
+    key = at(columns, call.key[part.sample].detach(), 1)
+    query = at(part.rows, call.query[part.sample].detach(), 1)
+    mask = None
+    if call.mask is not None and call.mask.ndim == 4:
+        mask = call.mask[min(part.sample, len(call.mask) - 1)]
+        mask = at(columns, at(part.rows, mask, 1), 2)
+    attention = AttentionMap(
+        rearrange(query, "(h g) q d -> h g q d", h=len(key)),
+        key,
+        part.segments,
+        call.scaling,
+        start=part.start,
+        first_key=first_key,
+        mask=mask,
+        causal=call.causal or part.count == 1,
+        window=call.window,
+        softcap=call.softcap,
+        sinks=None if call.sinks is None else call.sinks.detach(),
+    )
+    return attention, at(columns, call.value[part.sample].detach(), 1)
+
+
+def _entering(
+    site: str, call: AttentionCall, part: Part, offset: int
+) -> Float[Tensor, "head token feature"]:
+    """The new tokens' queries, keys, values or outputs."""
+    if site == "q":
+        return at(part.rows, call.query[part.sample].detach(), 1)
+    if site == "z":
+        return at(part.rows, call.output[part.sample].detach(), 0).transpose(0, 1)
+    tensor = call.key if site == "k" else call.value
+    columns = side_by_side(part.places[part.start :] - offset)
+    return at(columns, tensor[part.sample].detach(), 1)
