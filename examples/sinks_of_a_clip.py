@@ -11,12 +11,11 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 import sinkscope as ss
-from sinkscope.subjects.subject import bundled_clips
 
 
 def main(checkpoint: str = "tiny-avsr", path: str | None = None) -> None:
     subject = ss.load(checkpoint)
-    clip = ss.read_clip(path or bundled_clips()[0])
+    clip = ss.read_clip(path or ss.bundled_clips()[0])
     record = ss.record(subject, clip, keep=["pattern"])
 
     sinks = ss.find_sinks(record)

@@ -24,6 +24,7 @@ _HOME = {
     "Clip": "avsr.clip",
     "read_clip": "avsr.media",
     "load": "subjects.subject",
+    "bundled_clips": "subjects.bundled",
     "register_family": "subjects.anatomy",
     "record": "probes.probe",
     "probe": "probes.probe",

@@ -176,7 +176,7 @@ def _default_reference(segments: Sequence[str]) -> int:
 
 
 def _blank(values: np.ndarray, count: int) -> np.ndarray:
-    if values.dtype.kind in "US":
+    if values.dtype.kind in "USO":
         return np.full(count, "", values.dtype)
     return np.full(count, np.nan)
 

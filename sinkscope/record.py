@@ -188,6 +188,7 @@ class Record:
         folder = Path(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        temporary.chmod(0o755)
         try:
             compress = {name: {"zlib": True, "complevel": 1} for name in self.dataset.data_vars}
             self.dataset.to_netcdf(temporary / "record.nc", engine="h5netcdf", encoding=compress)

@@ -3,6 +3,7 @@
 Written against transformers' own description of its interface, sharing nothing with the probes.
 """
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class Arrived:
         exps = torch.exp(scores - peak)
         total = exps.sum(-1, keepdim=True)
         if sinks is not None:
-            total = total + torch.exp(sinks.float()[None, :, None, None] - peak)
+            total = total + torch.exp(sinks.detach().float()[None, :, None, None] - peak)
         return exps / total.clamp(min=1e-30)
 
 
@@ -56,9 +57,8 @@ def arriving(model: nn.Module) -> Iterator[list[Arrived]]:
     original = ALL_ATTENTION_FUNCTIONS.get(name)
 
     def spy(module, query, key, value, mask, **options):
-        import sys
-
-        arrived.append(Arrived(query, key, value, mask, options))
+        tensors = [t if t is None else t.detach() for t in (query, key, value, mask)]
+        arrived.append(Arrived(*tensors, options))
         own = original or sys.modules[type(module).__module__].eager_attention_forward
         return own(module, query, key, value, mask, **options)
 

@@ -28,6 +28,12 @@ def chirp(seconds, rate, *, start=0.0):
     return 0.4 * np.sin(2 * np.pi * (200 * t + 466.0 * t**2))
 
 
+def correlation(waveform, *, start=0.0):
+    """Correlation, sample by sample, with the chirp as it would be at 16 kHz."""
+    expected = chirp(len(waveform) / 16_000, 16_000, start=start)
+    return float(np.corrcoef(waveform, expected)[0, 1])
+
+
 @dataclass
 class Movie:
     """What goes into a file; ``write`` muxes it."""

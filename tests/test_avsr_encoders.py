@@ -113,7 +113,7 @@ def test_light_and_contrast_do_not_matter() -> None:
     frames = clip_of(1.0).frames // 2
     encoder = encoder_of("tiny-video")
     plain, brighter = (features(encoder, Clip(None, f)) for f in (frames, frames * 2 + 40))
-    torch.testing.assert_close(brighter, plain, atol=1e-3, rtol=0)
+    torch.testing.assert_close(brighter, plain, atol=0.02, rtol=0)
 
 
 def test_a_large_crop_is_shrunk_by_the_mean() -> None:

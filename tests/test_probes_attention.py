@@ -21,11 +21,10 @@ def real_of(inputs: dict) -> np.ndarray:
     return mask.bool().numpy()
 
 
-def check_against_full_maps(model, inputs: dict, tolerance: float = 1e-5) -> None:
+def check_against_full_maps(model, inputs: dict, *, sharp: float = 1.0) -> None:
     layouts = [random_segments(row, seed=i) for i, row in enumerate(real_of(inputs))]
-    with arriving(model) as arrived, torch.no_grad():
-        model(**inputs, use_cache=False)
-    record = ss.record(model, **inputs, layout=layouts, reducers=MAPS, keep=["pattern"])
+    with arriving(model) as arrived:
+        record = ss.record(model, **inputs, layout=layouts, reducers=MAPS, keep=["pattern"])
     for sample, real in enumerate(real_of(inputs)):
         places = np.flatnonzero(real)
         one = record.sample(sample)
@@ -33,12 +32,13 @@ def check_against_full_maps(model, inputs: dict, tolerance: float = 1e-5) -> Non
         for layer, call in enumerate(arrived):
             full = call.map()[sample][:, places][:, :, places].double().numpy()
             seen = call.visible()[sample][places][:, places].numpy()
-            check_sample(one, layer, full, seen, segments, tolerance)
+            check_sample(one, layer, full, seen, segments, sharp)
             norms = call.key[sample, :, places].float().norm(dim=-1)
             assert np.allclose(one["key_norm"][0, layer], norms, rtol=1e-5)
 
 
-def check_sample(one, layer, full, seen, segments, tolerance) -> None:
+def check_sample(one, layer, full, seen, segments, sharp=1.0) -> None:
+    tolerance = 1e-5
     assert np.abs(one["pattern"][0, layer].values - full).max() < tolerance
     assert np.array_equal(one["visible"][0, layer].values.astype(bool), seen)
     for i in range(len(SEGMENTS)):
@@ -49,7 +49,7 @@ def check_sample(one, layer, full, seen, segments, tolerance) -> None:
     alpha = one["segment_sum"][0, layer].sum("segment") / one["queries"][0, layer].sum("segment")
     assert np.abs(alpha - full.sum(1) / seen.sum(0)).max() < tolerance
     entropy = -(full * np.log(np.where(full > 0, full, 1))).sum(-1)
-    assert np.abs(one["entropy"][0, layer] - entropy).max() < tolerance
+    assert np.abs(one["entropy"][0, layer] - entropy).max() < sharp * tolerance
     assert np.abs(one["pattern_bins"][0, layer].sum() - full.sum()) < tolerance * full.size
     assert one["pattern_bin_pairs"][0, layer].sum() == seen.sum()
     peaks = np.stack([np.bincount(row.argmax(-1), minlength=len(seen)) for row in full])
@@ -105,21 +105,21 @@ def test_a_custom_mask_rules_what_is_seen() -> None:
     segments = probe.record.layouts[0].segment_index
     for layer, call in enumerate(arrived):
         full = call.map()[0].double().numpy()
-        check_sample(probe.record, layer, full, mask.numpy(), segments, 1e-5)
+        check_sample(probe.record, layer, full, mask.numpy(), segments)
 
 
 def test_long_inputs_go_through_many_blocks() -> None:
     model = build("llama", max_position_embeddings=700)
     inputs = batch("left", samples=2, tokens=600)
-    check_against_full_maps(model, inputs, tolerance=2e-5)
+    check_against_full_maps(model, inputs)
     window = build("mistral", max_position_embeddings=700, sliding_window=50)
-    check_against_full_maps(window, inputs, tolerance=2e-5)
+    check_against_full_maps(window, inputs)
 
 
 def test_scores_of_any_size() -> None:
     """Rows that are one-hot, and scores in the thousands, as massive keys make them."""
     model = build("llama", scale=3.0)
-    check_against_full_maps(model, batch("none"), tolerance=2e-5)
+    check_against_full_maps(model, batch("none"), sharp=10)  # scores have few digits after 1000
 
 
 @pytest.mark.parametrize("window", [1, 3, 40])
@@ -202,18 +202,17 @@ def test_another_formula_is_refused() -> None:
 
 def test_unknown_options_are_refused() -> None:
     model = tiny("llama")
-    with (
-        ss.probe(model) as probe,
-        pytest.raises(SiteError, match="hands attention_sink to 'sdpa'"),
-    ):
+    probe = ss.probe(model)
+    with pytest.raises(SiteError, match="hands attention_sink to 'sdpa'"), probe:
         model(batch()["input_ids"], attention_sink=torch.ones(4))
     with pytest.raises(ss.SinkscopeError, match="no record"):
         _ = probe.record
 
 
 def test_unknown_attention_functions_are_refused() -> None:
-    with pytest.raises(SiteError, match="'flex_attention' is not known here"), watching(
-        "flex_attention", {}
+    with (
+        pytest.raises(SiteError, match="'flex_attention' is not known here"),
+        watching("flex_attention", {}),
     ):
         pass
 

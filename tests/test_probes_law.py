@@ -149,7 +149,10 @@ def test_bins_hold_the_whole_map() -> None:
     state = PatternBins(5).reduce(rows)
     width = int(state["pattern_bin_width"])
     assert width == 4
-    assert state["pattern_bins"].shape == (HEADS, 5, 5)
+    assert state["pattern_bins"].shape == (HEADS, -(-TOKENS // 4), -(-TOKENS // 4))
+    mean = PatternBins(5, heads="mean")
+    averaged = mean.finish(mean.reduce(rows))["pattern_bins"]
+    torch.testing.assert_close(averaged, state["pattern_bins"].mean(0))
     for query in range(TOKENS):
         for key in range(query + 1):
             state["pattern_bins"][:, query // width, key // width] -= rows.weights[:, query, key]

@@ -13,7 +13,7 @@ import sinkscope as ss
 from sinkscope.errors import CheckpointError, InputError, UnknownFamilyError
 from sinkscope.layout import TokenLayout
 from sinkscope.subjects.running import evaluating, model_hash
-from sinkscope.subjects.subject import Subject
+from sinkscope.subjects.subject import Bundled, Subject, bundled
 from tests.families import FAMILIES, batch, build, tiny
 from tests.shared_data import shared
 
@@ -295,6 +295,17 @@ def test_a_folder(folder: Path) -> None:
     assert half.provenance()["dtype"] == "bfloat16"
     spread = ss.load(folder, device_map={"": "cpu"})
     assert torch.equal(spread.forward(inputs).logits, expected)
+
+
+def test_bundled_models_go_by_their_names(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shipped = Bundled("tiny-x", folder, "a tiny model")
+    monkeypatch.setattr("sinkscope.subjects.checkpoints.bundled", lambda: [shipped])
+    assert ss.load("tiny-x").name == "tiny-x"
+    with pytest.raises(CheckpointError, match="tiny-x"):
+        ss.load("./tiny-x")
+    monkeypatch.undo()
+    for model in bundled():
+        assert ss.load(model.name).name == model.name
 
 
 def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:

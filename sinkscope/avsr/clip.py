@@ -29,7 +29,8 @@ class Crop:
     """How the mouth was found: the method in words, and one box a frame.
 
     Attributes:
-        method: ``"face detector"``, ``"fixed box"``, ``"already a mouth crop"`` or ``"drawn"``.
+        method: ``"face detector"``, ``"fixed box"``, ``"already a mouth crop"``,
+            ``"boxes given"`` or ``"drawn"``.
         boxes: left, top, width, height in pixels of the original picture, one row a frame.
         detected: the share of frames whose face the detector found itself, 0 to 1.
     """

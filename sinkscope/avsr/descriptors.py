@@ -5,7 +5,8 @@ seconds that a token covers, ``times[token] = (start, end)``; numpy only.
 """
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64
+from einops import reduce
+from jaxtyping import Bool, Float, Float64, UInt8
 
 from sinkscope.avsr.clip import FRAME_RATE, SAMPLE_RATE, Clip
 
@@ -22,6 +23,9 @@ LOUD_QUANTILE = 0.95
 
 SILENT_DB = -80.0
 """Anything below this is silent, however quiet the rest of the clip is."""
+
+CELLS = 12
+"""Rows and columns of cells in which the motion of a picture is measured."""
 
 Times = Float[np.ndarray, "token 2"]
 
@@ -100,6 +104,8 @@ def silence(clip: Clip, times: Times, *, threshold_db: float = -30.0) -> Bool[np
 def mouth_motion(clip: Clip, times: Times) -> Float64[np.ndarray, " token"]:
     """Motion of the mouth during each token: mean absolute difference between frames.
 
+    The difference is taken between the means of 12 × 12 cells, so that a camera's noise does not
+    count, and less its median over the cells, so that light that changes everywhere does not.
     Each change from one frame to the next counts from the middle of the one to the middle of the
     other (at the ends of the clip, to the end), and a token takes the mean of the changes that it
     covers, by the seconds that it covers of each.
@@ -109,21 +115,30 @@ def mouth_motion(clip: Clip, times: Times) -> Float64[np.ndarray, " token"]:
         covers none.
 
     Examples:
-        >>> frames = np.zeros((4, 2, 2), np.uint8)
-        >>> frames[2:] = 10
+        >>> frames = np.zeros((4, 96, 96), np.uint8)
+        >>> frames[2:, 64:] = 30  # the lower third turns brighter
         >>> mouth_motion(Clip(None, frames), np.array([[0.0, 0.04], [0.04, 0.12]]))
         array([0., 5.])
     """
     if clip.frames is None or len(clip.frames) < 2:
         return np.full(len(times), np.nan)
-    frames = clip.frames.astype(np.int16)
-    change = np.abs(np.diff(frames, axis=0)).mean(axis=(1, 2))
-    edges = (np.arange(len(frames)) + 0.5) / FRAME_RATE
-    edges[0], edges[-1] = 0.0, len(frames) / FRAME_RATE
+    change = _changes(clip.frames)
+    edges = (np.arange(len(clip.frames)) + 0.5) / FRAME_RATE
+    edges[0], edges[-1] = 0.0, len(clip.frames) / FRAME_RATE
     shared = _overlap(times, np.stack([edges[:-1], edges[1:]], axis=1))
     covered = shared.sum(axis=1)
     motion = shared @ change / np.where(covered > 0, covered, 1.0)
     return np.where(covered > 0, motion, np.nan)
+
+
+def _changes(frames: UInt8[np.ndarray, "frame height width"]) -> Float[np.ndarray, " change"]:
+    """Grey levels by which the cells of each frame differ from the next one's, light removed."""
+    height, width = (max(1, side // CELLS) for side in frames.shape[1:])
+    rows, columns = (min(CELLS, side) for side in frames.shape[1:])
+    inside = frames[:, : rows * height, : columns * width]
+    cells = reduce(inside.astype(np.float32), "f (r h) (c w) -> f r c", "mean", h=height, w=width)
+    difference = np.diff(cells, axis=0)
+    return np.abs(difference - np.median(difference, axis=(1, 2), keepdims=True)).mean(axis=(1, 2))
 
 
 def phoneme_at(clip: Clip, times: Times) -> list[str]:

@@ -162,7 +162,7 @@ def follow_face(
 def _link(found: Sequence[np.ndarray]) -> list[_Track]:
     tracks: list[_Track] = []
     for frame, boxes in enumerate(found):
-        for box in sorted(boxes, key=lambda box: -box[2]):
+        for box in boxes:
             open_tracks = [track for track in tracks if track.continues(frame, box)]
             if open_tracks:
                 track = min(

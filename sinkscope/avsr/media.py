@@ -58,8 +58,9 @@ def read_clip(
         crop: ``"auto"``: the mouth below the face that the detector follows; a small picture
             without a face is taken for a mouth crop already; otherwise a fixed central box, and
             ``clip.crop`` and ``clip.notes`` say so. ``"face"``: as auto, but refuse a clip without
-            a face. ``"fixed"``: the central box. ``"none"``: the whole picture. Or boxes of your
-            own (left, top, width, height in pixels), one for all frames or one a frame.
+            a face. ``"fixed"``: the central box. ``"none"``: the whole picture (its central
+            square). Or boxes of your own (left, top, width, height in pixels of the picture as it
+            is shown), one for all frames or one a frame.
 
     Returns:
         The clip. Frames are 96 × 96, grey.

@@ -1,211 +1,259 @@
-"""Llama-AVSR (arXiv 2409.12319): encoders, compression, projectors and a language model.
+"""Llama-AVSR (arXiv 2409.12319): encoders of sound and mouth crops, projectors, and a Llama that writes.
 
-Example:
-    >>> model = LlamaAvsr.from_pretrained("tiny-avsr-folder")       # doctest: +SKIP
-    >>> model.transcribe([clip])                                    # doctest: +SKIP
-    ['bin blue at f two now']
+The LLM is transformers' own ``LlamaForCausalLM``, so whatever watches its attention there sees it here::
+
+    model = LlamaAvsr.from_pretrained(folder)
+    model.transcribe([clip])                        # ["bin blue at a nine now"]
+    model(model.prepare([clip], texts=["bin"])).loss
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from sinkscope.avsr.checkpoint import WEIGHTS, load_weights, read_weights, write_weights
+from sinkscope.avsr.checkpoint import load_weights, read_weights, write_weights
 from sinkscope.avsr.clip import Clip
-from sinkscope.avsr.config import AvsrConfig, EncoderConfig
+from sinkscope.avsr.config import AvsrConfig, EncoderConfig, Modality
 from sinkscope.avsr.encoders import Encoder, build_encoder
+from sinkscope.avsr.inputs import Inputs, Part, Span, assemble, token_times
 from sinkscope.avsr.lora import attach_lora
-from sinkscope.avsr.projector import Projector, compress_average, compress_stack
-from sinkscope.avsr.sequence import Inputs, Part, Span, join_parts
+from sinkscope.avsr.projector import (
+    Projector,
+    compress_average,
+    compress_stack,
+    compressed_lengths,
+)
 from sinkscope.avsr.tokens import PROMPTS, added_ids, text_ids
 from sinkscope.errors import CheckpointError, InputError
 
-__all__ = ["Features", "Inputs", "LlamaAvsr", "Span"]
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers.modeling_outputs import CausalLMOutputWithPast
 
-STREAMS = {"audio": ("audio",), "video": ("video",), "audiovisual": ("audio", "video")}
+__all__ = ["Inputs", "LlamaAvsr", "Span"]
 
-
-@dataclass(frozen=True)
-class Features:
-    """What the encoders make of one clip, before compression; None where a stream is left out."""
-
-    name: str
-    audio: Float[Tensor, "frame width"] | None = None
-    video: Float[Tensor, "frame width"] | None = None
-
-    @property
-    def modality(self) -> str:
-        """The streams that are there, as the prompts name them."""
-        if self.audio is not None and self.video is not None:
-            return "audiovisual"
-        return "audio" if self.audio is not None else "video"
+_STREAMS = {"audio": ("audio",), "video": ("video",), "audiovisual": ("audio", "video")}
+_NAMES = {("audio",): "audio", ("video",): "video", ("audio", "video"): "audiovisual"}
 
 
 class LlamaAvsr(nn.Module):
     """An audio-visual LLM.
 
     Args:
-        config: what to build.
-        tokenizer: with BOS, EOS, padding and the four delimiters.
+        config: what to build; the weights are drawn at random.
+        tokenizer: of the LLM, with the tokens of `sinkscope.avsr.tokens.ADDED_TOKENS`.
+
+    Raises:
+        CheckpointError: the tokenizer lacks a token, or has more entries than the LLM has embeddings.
     """
 
-    def __init__(self, config: AvsrConfig, tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(self, config: AvsrConfig, tokenizer: "PreTrainedTokenizerFast") -> None:
+        from transformers import LlamaConfig, LlamaForCausalLM
+
         super().__init__()
         self.config = config
         self.tokenizer = tokenizer
         self.ids = added_ids(tokenizer)
-        self.llm = LlamaForCausalLM(LlamaConfig(**config.llm))
-        self.audio_encoder, self.audio_projector = self._stream("audio", config.audio_encoder)
-        self.video_encoder, self.video_projector = self._stream("video", config.video_encoder)
+        self.llm: LlamaForCausalLM = LlamaForCausalLM(LlamaConfig(**config.llm))
+        if len(tokenizer) > self.llm.config.vocab_size:
+            raise CheckpointError(
+                f"The tokenizer has {len(tokenizer)} entries, the LLM {self.llm.config.vocab_size} "
+                "embeddings; use the two as they were saved."
+            )
         if config.lora is not None:
             attach_lora(self.llm, config.lora)
+        self.audio_encoder = _build(config.audio_encoder)
+        self.video_encoder = _build(config.video_encoder)
+        self.audio_projector = self._projector(self.audio_encoder, config.audio_rates)
+        self.video_projector = self._projector(self.video_encoder, config.video_rates)
+        self.eval()
 
-    def encode(self, clips: Sequence[Clip], *, modality: str | None = None) -> list[Features]:
-        """What the encoders make of the clips.
-
-        Args:
-            clips: at least one.
-            modality: ``"audio"``, ``"video"`` or ``"audiovisual"``; None for what the clips have,
-                which must then be the same for all.
-
-        Raises:
-            InputError: a stream is missing in a clip or in the model, or the clips differ.
-        """
-        if not clips:
-            raise InputError("LlamaAvsr: there is no clip; give at least one.")
-        streams = STREAMS[self._modality(clips, modality)]
-        encoded: dict[str, list[Tensor]] = {}
-        for stream in streams:
-            encoder = self._encoder(stream)
-            batch, lengths = encoder.prepare(clips)
-            device = next(encoder.parameters()).device
-            frames = encoder(batch.to(device), lengths.to(device))
-            pairs = zip(frames, lengths.tolist(), strict=True)
-            encoded[stream] = [row[:length] for row, length in pairs]
-        return [
-            Features(clip.name, **{stream: encoded[stream][row] for stream in streams})
-            for row, clip in enumerate(clips)
-        ]
-
-    def assemble(
-        self,
-        features: Sequence[Features],
-        *,
-        audio_rate: int | None = None,
-        video_rate: int | None = None,
-        texts: Sequence[str] | None = None,
-        prepend_bos: bool = True,
-        padding_side: Literal["left", "right"] = "right",
-    ) -> Inputs:
-        """The language model's input, from features.
-
-        Args:
-            features: one a sample.
-            audio_rate: feature frames that become one audio token; None for the default.
-            video_rate: the same for video.
-            texts: what is said, as transcript and labels; None where the model shall find out.
-            prepend_bos: whether samples begin with BOS.
-            padding_side: where shorter samples are padded.
-
-        Raises:
-            InputError: a clip is too short for one token, a rate is impossible, or a word unknown.
-        """
-        rates = {"audio": audio_rate, "video": video_rate}
-        tokens = {
-            stream: self._tokens(stream, features, rates[stream])
-            for stream in STREAMS[features[0].modality]
-        }
-        samples = []
-        for row, sample in enumerate(features):
-            parts = [self._words("bos", [self.ids["bos"]])] if prepend_bos else []
-            for stream, streams in tokens.items():
-                parts += [
-                    self._words(f"{stream}_open", [self.ids[f"{stream}_open"]]),
-                    streams[row],
-                    self._words(f"{stream}_close", [self.ids[f"{stream}_close"]]),
-                ]
-            parts.append(self._words("prompt", text_ids(self.tokenizer, PROMPTS[sample.modality])))
-            if texts is not None:
-                parts.append(self._words("transcript", text_ids(self.tokenizer, texts[row])))
-                parts.append(self._words("eos", [self.ids["eos"]]))
-            samples.append(parts)
-        return join_parts(
-            samples,
-            padding_id=self.ids["padding"],
-            padding_side=padding_side,
-            with_labels=texts is not None,
-        )
+    # -- from clips to what the LLM reads ----------------------------------------------------------
 
     def prepare(
         self,
         clips: Sequence[Clip],
         *,
-        modality: str | None = None,
+        modality: Modality | None = None,
         audio_rate: int | None = None,
         video_rate: int | None = None,
         texts: Sequence[str] | None = None,
         prepend_bos: bool = True,
         padding_side: Literal["left", "right"] = "right",
     ) -> Inputs:
-        """The language model's input, from clips: `encode`, then `assemble`."""
-        return self.assemble(
-            self.encode(clips, modality=modality),
-            audio_rate=audio_rate,
-            video_rate=video_rate,
-            texts=texts,
-            prepend_bos=prepend_bos,
+        """Encodes, compresses and projects clips, and lays their tokens out.
+
+        Args:
+            clips: the utterances.
+            modality: which streams to use; None uses what each clip has and the model can take.
+            audio_rate: encoder frames a token; None is the model's default.
+            video_rate: the same for video.
+            texts: one transcript a clip, which becomes the target; None leaves transcript and EOS away.
+            prepend_bos: whether BOS opens the sequence.
+            padding_side: where shorter samples are padded.
+
+        Raises:
+            InputError: a clip lacks a stream or is too short for one token, or a rate or a text is
+                unusable.
+        """
+        if texts is not None and len(texts) != len(clips):
+            raise InputError(f"{len(texts)} texts for {len(clips)} clips; give one text a clip.")
+        streams = [self._streams(clip, modality) for clip in clips]
+        features: list[dict[str, Tensor]] = [{} for _ in clips]
+        rates = {name: self._rate(name, audio_rate, video_rate) for name in ("audio", "video")}
+        for stream, rate in rates.items():
+            members = [index for index, names in enumerate(streams) if stream in names]
+            if members:
+                tokens = self._features(stream, [clips[index] for index in members], rate)
+                for index, value in zip(members, tokens, strict=True):
+                    features[index][stream] = value
+        samples = [
+            self.parts(
+                found,
+                rates=rates,
+                text=None if texts is None else texts[index],
+                prepend_bos=prepend_bos,
+            )
+            for index, found in enumerate(features)
+        ]
+        return self.assemble(samples, padding_side=padding_side)
+
+    def parts(
+        self,
+        features: dict[str, Tensor],
+        *,
+        rates: dict[str, int],
+        text: str | None = None,
+        prepend_bos: bool = True,
+    ) -> list[Part]:
+        """The parts of one sample in Llama-AVSR's order.
+
+        Args:
+            features: projected tokens (token, feature) of ``"audio"``, ``"video"`` or both.
+            rates: encoder frames a token, by stream.
+            text: the transcript, or None.
+            prepend_bos: whether BOS opens the sequence.
+        """
+        parts = [Part("bos", ids=[self.ids["bos"]])] if prepend_bos else []
+        for stream in ("audio", "video"):
+            if stream not in features:
+                continue
+            rate, frame_rate = rates[stream], self._encoder(stream).frame_rate
+            times = token_times(len(features[stream]), rate=rate, frame_rate=frame_rate)
+            parts += [
+                Part(f"{stream}_open", ids=[self.ids[f"{stream}_open"]]),
+                Part(stream, features=features[stream], times=times),
+                Part(f"{stream}_close", ids=[self.ids[f"{stream}_close"]]),
+            ]
+        prompt = PROMPTS[_NAMES[tuple(sorted(features))]]
+        parts.append(Part("prompt", ids=text_ids(self.tokenizer, prompt)))
+        if text is not None:
+            parts.append(Part("transcript", ids=text_ids(self.tokenizer, text)))
+            parts.append(Part("eos", ids=[self.ids["eos"]]))
+        return parts
+
+    def assemble(
+        self,
+        samples: Sequence[Sequence[Part]],
+        *,
+        padding_side: Literal["left", "right"] = "right",
+    ) -> Inputs:
+        """Embeds and pads what `parts` gave for each sample."""
+        embedding = self.llm.get_input_embeddings()
+        return assemble(
+            samples,
+            embedding=embedding,  # pyright: ignore[reportArgumentType]
+            pad_id=self.ids["padding"],
             padding_side=padding_side,
         )
 
-    def forward(self, inputs: Inputs, **options: Any) -> Any:
-        """The language model's output; with a loss where the inputs carry labels."""
+    def project(
+        self, stream: str, frames: Tensor, lengths: Tensor, *, rate: int
+    ) -> tuple[Tensor, Tensor]:
+        """Encoder frames to LLM tokens: compressed at a rate and projected.
+
+        Args:
+            stream: ``"audio"`` or ``"video"``.
+            frames: encoder outputs (sample, frame, width), padded at the end.
+            lengths: real frames of each sample.
+            rate: frames a token.
+
+        Returns:
+            Tokens (sample, token, feature), and how many of them are real in each sample.
+        """
+        compress = compress_stack if self.config.compression == "stack" else compress_average
+        projector = self.audio_projector if stream == "audio" else self.video_projector
+        if projector is None:
+            raise InputError(f"This model has no {stream} encoder; use another modality.")
+        return projector(compress(frames, rate=rate)), compressed_lengths(lengths, rate=rate)
+
+    # -- the model's outputs -----------------------------------------------------------------------
+
+    def forward(self, inputs: Inputs, **llm_kwargs: Any) -> "CausalLMOutputWithPast":
+        """Runs the LLM over prepared inputs; ``loss`` is set where the inputs have labels."""
         return self.llm(
             inputs_embeds=inputs.inputs_embeds,
-            attention_mask=None if bool(inputs.attention_mask.all()) else inputs.attention_mask,
+            attention_mask=inputs.attention_mask,
             position_ids=inputs.position_ids,
             labels=inputs.labels,
-            **options,
+            **llm_kwargs,
         )
 
     @torch.no_grad()
     def transcribe(
         self,
-        clips: Sequence[Clip],
+        clips: Clip | Sequence[Clip],
         *,
-        modality: str | None = None,
+        modality: Modality | None = None,
         audio_rate: int | None = None,
         video_rate: int | None = None,
         max_new_tokens: int = 64,
         num_beams: int = 1,
     ) -> list[str]:
-        """What is said in each clip; greedy and deterministic unless beams are asked for."""
+        """Writes what is said: greedy (or beam) search, never sampled; one batch, padded on the left.
+
+        Args:
+            clips: one clip, or several.
+            modality: as in `prepare`, as are the rates.
+            audio_rate: encoder frames a token.
+            video_rate: encoder frames a token.
+            max_new_tokens: where a transcript is cut.
+            num_beams: 1 is greedy search.
+
+        Raises:
+            InputError: see `prepare`.
+        """
         inputs = self.prepare(
-            clips,
+            [clips] if isinstance(clips, Clip) else clips,
             modality=modality,
             audio_rate=audio_rate,
             video_rate=video_rate,
             padding_side="left",
         )
-        said = self.llm.generate(
+        ids = self.generate(inputs, max_new_tokens=max_new_tokens, num_beams=num_beams)
+        return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+
+    @torch.no_grad()
+    def generate(self, inputs: Inputs, *, max_new_tokens: int = 64, num_beams: int = 1) -> Tensor:
+        """Token ids (sample, token) that follow left-padded inputs, without sampling."""
+        return self.llm.generate(  # pyright: ignore[reportCallIssue]
             inputs_embeds=inputs.inputs_embeds,
             attention_mask=inputs.attention_mask.long(),
             max_new_tokens=max_new_tokens,
             num_beams=num_beams,
             do_sample=False,
+            bos_token_id=self.ids["bos"],
             eos_token_id=self.ids["eos"],
             pad_token_id=self.ids["padding"],
         )
-        return self.tokenizer.batch_decode(said, skip_special_tokens=True)
+
+    # -- folders -----------------------------------------------------------------------------------
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
-        """Write configuration, weights (floats in ``dtype``) and tokenizer to a folder."""
+        """Writes config, weights (in ``dtype``) and tokenizer into a folder, which is made."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.config.save(folder)
@@ -214,99 +262,89 @@ class LlamaAvsr(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "LlamaAvsr":
-        """Read what ``save_pretrained`` wrote, in float32 and evaluation mode.
+        """Reads what `save_pretrained` wrote; the weights are float32 in memory. Never unpickles.
 
         Raises:
-            CheckpointError: the folder is missing, damaged, pickled or of another kind.
+            CheckpointError: a file is missing or damaged, or the weights do not fit the config.
         """
+        from transformers import PreTrainedTokenizerFast
+
         folder = Path(folder)
         config = AvsrConfig.load(folder)
-        try:
-            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{folder}: its tokenizer cannot be read ({error}).") from error
-        model = cls(config, tokenizer)
-        load_weights(model, read_weights(folder), where=str(folder / WEIGHTS))
-        return model.eval()
+        state = read_weights(folder)
+        if not (folder / "tokenizer.json").is_file():
+            raise CheckpointError(f"{folder} has no tokenizer.json; restore the file.")
+        model = cls(config, PreTrainedTokenizerFast.from_pretrained(folder))
+        load_weights(model, state, where=str(folder))
+        return model
 
-    def _stream(
-        self, stream: str, config: EncoderConfig | None
-    ) -> tuple[Encoder | None, Projector | None]:
-        if config is None:
-            return None, None
-        encoder = build_encoder(config.kind, config.config)
-        stacked = self._default_rate(stream) if self.config.compression == "stack" else 1
-        projector = Projector(
-            encoder.width * stacked,
-            self.config.projector_width,
-            self.config.hidden_size,
-            norm=self.config.projector_norm,
-        )
-        return encoder, projector
+    # -- inside ------------------------------------------------------------------------------------
 
     def _encoder(self, stream: str) -> Encoder:
         encoder = self.audio_encoder if stream == "audio" else self.video_encoder
         if encoder is None:
-            raise InputError(f"This model has no {stream} encoder; choose another modality.")
+            raise InputError(f"This model has no {stream} encoder; use another modality.")
         return encoder
 
-    def _default_rate(self, stream: str) -> int:
-        return (self.config.audio_rates if stream == "audio" else self.config.video_rates)[0]
+    def _projector(self, encoder: Encoder | None, rates: tuple[int, ...]) -> Projector | None:
+        if encoder is None:
+            return None
+        config = self.config
+        stacked = rates[0] if config.compression == "stack" else 1
+        return Projector(
+            encoder.width * stacked,
+            config.projector_width,
+            config.hidden_size,
+            norm=config.projector_norm,
+        )
 
-    def _modality(self, clips: Sequence[Clip], asked: str | None) -> str:
-        if asked is not None:
-            if asked not in STREAMS:
-                raise InputError(f"modality {asked!r} is not known; use one of {list(STREAMS)}.")
-            return asked
-        found = {_streams_of(clip) for clip in clips}
-        if len(found) > 1:
+    def _rate(self, stream: str, audio_rate: int | None, video_rate: int | None) -> int:
+        asked = audio_rate if stream == "audio" else video_rate
+        trained = self.config.audio_rates if stream == "audio" else self.config.video_rates
+        rate = trained[0] if asked is None else asked
+        if rate != int(rate) or rate < 1:
+            raise InputError(f"{stream}_rate is {rate}; give a whole number of at least 1.")
+        if self.config.compression == "stack" and rate != trained[0]:
             raise InputError(
-                f"The clips have different streams ({', '.join(sorted(found))}); "
-                "choose a modality that all have, or give them apart."
+                f"{stream}_rate is {rate}, but this model stacks {trained[0]} frames; use that rate."
             )
-        has = found.pop()
-        if has == "audiovisual" and None in (self.audio_encoder, self.video_encoder):
-            return "video" if self.audio_encoder is None else "audio"
-        return has
+        return int(rate)
 
-    def _tokens(self, stream: str, features: Sequence[Features], rate: int | None) -> list[Part]:
-        """The projected tokens of one stream, for every sample."""
-        rate = rate or self._default_rate(stream)
-        stack = self.config.compression == "stack"
-        if stack and rate != self._default_rate(stream):
-            raise InputError(
-                f"{stream}_rate {rate}: this model stacks {self._default_rate(stream)} frames, "
-                "and its projector fits no other rate."
-            )
-        compress = compress_stack if stack else compress_average
-        seconds = rate / self._encoder(stream).frame_rate
-        short = []
-        for sample in features:
-            frames = getattr(sample, stream)
-            whole = compress(frames[None], rate=rate)[0]
-            if not len(whole):
+    def _streams(self, clip: Clip, modality: Modality | None) -> tuple[str, ...]:
+        has = {"audio": clip.waveform is not None, "video": clip.frames is not None}
+        if modality is None:
+            encoders = {"audio": self.audio_encoder, "video": self.video_encoder}
+            found = tuple(name for name in has if has[name] and encoders[name] is not None)
+            if not found:
+                raise InputError(f"Clip {clip.name!r} has no stream that this model can take.")
+            return found
+        if modality not in _STREAMS:
+            raise InputError(f"modality is {modality!r}; use one of {sorted(_STREAMS)}.")
+        for name in _STREAMS[modality]:
+            self._encoder(name)
+            if not has[name]:
+                what = {"audio": "sound", "video": "picture"}[name]
                 raise InputError(
-                    f"{sample.name}: {len(frames)} {stream} frames give no token at rate {rate}; "
-                    f"give a clip of at least {seconds:.2f} s, or a lower rate."
+                    f"Clip {clip.name!r} has no {what}, which modality {modality!r} needs; "
+                    "use another modality."
                 )
-            short.append(whole)
-        projector = self.audio_projector if stream == "audio" else self.video_projector
-        projected = projector(torch.cat(short)) if projector else torch.cat(short)
-        parts = projected.split([len(whole) for whole in short])
-        return [Part(stream, part, times=_times(len(part), seconds)) for part in parts]
+        return _STREAMS[modality]
 
-    def _words(self, name: str, ids: list[int]) -> Part:
-        embedding = self.llm.get_input_embeddings()
-        device = next(embedding.parameters()).device
-        return Part(name, embedding(torch.tensor(ids, device=device)), ids)
+    def _features(self, stream: str, clips: Sequence[Clip], rate: int) -> list[Tensor]:
+        encoder = self._encoder(stream)
+        batch, lengths = encoder.prepare(clips)
+        for clip, frames in zip(clips, lengths.tolist(), strict=True):
+            if frames < rate:
+                raise InputError(
+                    f"Clip {clip.name!r} has {frames / encoder.frame_rate:.2f} s of {stream}, less than "
+                    f"one token at {stream} rate {rate} ({rate / encoder.frame_rate:.2f} s); "
+                    "use a longer clip or a smaller rate."
+                )
+        device = self.llm.device
+        frames = encoder(batch.to(device), lengths.to(device))
+        tokens, counts = self.project(stream, frames, lengths, rate=rate)
+        return [value[:count] for value, count in zip(tokens, counts.tolist(), strict=True)]
 
 
-def _streams_of(clip: Clip) -> str:
-    if clip.waveform is not None and clip.frames is not None:
-        return "audiovisual"
-    return "audio" if clip.waveform is not None else "video"
-
-
-def _times(count: int, seconds: float) -> Float[np.ndarray, "token 2"]:
-    starts = np.arange(count) * seconds
-    return np.stack([starts, starts + seconds], axis=1)
+def _build(config: EncoderConfig | None) -> Encoder | None:
+    return None if config is None else build_encoder(config.kind, dict(config.config))

@@ -23,7 +23,8 @@ def demo(
     from sinkscope.cli.scan import record_inputs
     from sinkscope.cli.show import show_run
     from sinkscope.reports.run import Thresholds, write_run
-    from sinkscope.subjects.subject import bundled, bundled_clips, load
+    from sinkscope.subjects.bundled import bundled, bundled_clips
+    from sinkscope.subjects.subject import load
 
     console = Console(highlight=False)
     clips = [read_clip(path) for path in bundled_clips()]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from einops import reduce
@@ -26,9 +27,11 @@ class PatternBins(Reducer):
 
     Attributes:
         bins: squares a side.
+        heads: ``"each"``, or ``"mean"`` for one map a layer, the mean over its heads.
     """
 
     bins: int = 512
+    heads: Literal["each", "mean"] = field(default="each", kw_only=True)
     site: str = field(default="pattern", kw_only=True)
 
     def __post_init__(self) -> None:
@@ -37,11 +40,15 @@ class PatternBins(Reducer):
             raise SiteError(f"PatternBins reads 'pattern', not {self.site!r}.")
         if self.bins < 1:
             raise InputError(f"PatternBins: {self.bins} bins a side; give at least 1.")
+        if self.heads not in ("each", "mean"):
+            raise InputError(f"PatternBins: heads is {self.heads!r}; use 'each' or 'mean'.")
 
     def reduce(self, value: Rows) -> State:
         """Sums ``[head, query_bin, key_bin]``, visible pairs, and the width that was needed."""
         width = _width(value.length, self.bins)
         sums = self._binned(value.weights, value, width)
+        if self.heads == "mean":
+            sums = sums.mean(0, keepdim=True)
         pairs = self._binned(value.sees()[None].to(torch.float64), value, width)
         return {
             "pattern_bins": sums,
@@ -60,12 +67,19 @@ class PatternBins(Reducer):
     def merge(self, states: Sequence[State]) -> State:
         """The state of the whole, of the largest width."""
         widest = max(int(state["pattern_bin_width"]) for state in states)
-        return super().merge([_coarser(state, widest, self.bins) for state in states])
+        return super().merge([_coarser(state, widest) for state in states])
+
+    def finish(self, state: State) -> State:
+        """The state, without the axis of the heads where they were averaged."""
+        if self.heads == "each":
+            return state
+        return {**state, "pattern_bins": state["pattern_bins"][0]}
 
     def variables(self) -> Mapping[str, tuple[str, ...]]:
         """``pattern_bins``, ``pattern_bin_pairs`` and ``pattern_bin_width`` (tokens)."""
+        heads = ("head",) if self.heads == "each" else ()
         return {
-            "pattern_bins": ("head", "query_bin", "key_bin"),
+            "pattern_bins": (*heads, "query_bin", "key_bin"),
             "pattern_bin_pairs": ("query_bin", "key_bin"),
             "pattern_bin_width": (),
         }
@@ -79,7 +93,8 @@ class PatternBins(Reducer):
         below, after = -(above + block.shape[1]) % width, -(before + block.shape[2]) % width
         even = functional.pad(block, (before, after, above, below))
         part = _summed(even, width)
-        total = part.new_zeros(len(part), self.bins, self.bins)
+        side = max(-(-value.length // width), top + part.shape[1], left + part.shape[2])
+        total = part.new_zeros(len(part), side, side)
         total[:, top : top + part.shape[1], left : left + part.shape[2]] = part
         return total
 
@@ -94,17 +109,14 @@ def _width(tokens: int, bins: int) -> int:
     return 1 << max(0, (-(-tokens // bins) - 1).bit_length())
 
 
-def _coarser(state: State, width: int, bins: int) -> State:
+def _coarser(state: State, width: int) -> State:
     factor = width // int(state["pattern_bin_width"])
     if factor == 1:
         return state
-    fill = -bins % factor
 
-    def coarse(squares: Float[Tensor, "head row column"]) -> Float[Tensor, "head row column"]:
-        small = _summed(functional.pad(squares, (0, fill, 0, fill)), factor)
-        grown = squares.new_zeros(squares.shape)
-        grown[:, : small.shape[1], : small.shape[2]] = small
-        return grown
+    def coarse(squares: Float[Tensor, "head row column"]) -> Float[Tensor, "head high wide"]:
+        fill = -squares.shape[1] % factor
+        return _summed(functional.pad(squares, (0, fill, 0, fill)), factor)
 
     return {
         "pattern_bins": coarse(state["pattern_bins"]),

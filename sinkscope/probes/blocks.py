@@ -136,12 +136,12 @@ class AttentionMap:
             everything = torch.ones(last - first, keys, dtype=torch.bool, device=device)
             return slice(0, keys), everything, None
         high = min(keys, self.start + last - self.first_key)
-        low = self.start + first - self.first_key - self.window + 1 if self.window else 0
-        if low <= 0:
+        if self.window is None or self.start + last - self.first_key <= self.window:
             return slice(0, high), None, None
+        low = max(0, self.start + first - self.first_key - self.window + 1)
         queries = torch.arange(self.start + first, self.start + last, device=device)[:, None]
         later = queries - torch.arange(self.first_key + low, self.first_key + high, device=device)
-        return slice(low, high), (later >= 0) & (later < (self.window or 0)), None
+        return slice(low, high), (later >= 0) & (later < self.window), None
 
     def _scores(self, first: int, last: int, keys: slice) -> Float[Tensor, "head query key"]:
         dtype = compute_dtype(self.query.dtype)

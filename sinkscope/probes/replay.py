@@ -61,9 +61,7 @@ def replay(record: Record, reducers: Sequence[Reducer]) -> Record:
 
 def _work(reducers: Sequence[Reducer]) -> Iterator[tuple[int, int]]:
     return (
-        (number, layer)
-        for number, reducer in enumerate(reducers)
-        for layer in reducer.layers or ()
+        (number, layer) for number, reducer in enumerate(reducers) for layer in reducer.layers or ()
     )
 
 

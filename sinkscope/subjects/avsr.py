@@ -11,38 +11,17 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from sinkscope.avsr.clip import SAMPLE_RATE, Clip
-from sinkscope.avsr.descriptors import describe_tokens
-from sinkscope.avsr.model import Inputs, LlamaAvsr, Span
+from sinkscope.avsr.clip import Clip
+from sinkscope.avsr.model import Inputs, LlamaAvsr
 from sinkscope.errors import InputError
-from sinkscope.glossary import BOS, PADDING
 from sinkscope.layout import TokenLayout
-from sinkscope.record import ClipSummary
 from sinkscope.subjects.anatomy import Anatomy
+from sinkscope.subjects.clip_layouts import layout_of_spans, summarise
 from sinkscope.subjects.huggingface import HuggingFaceSubject, huggingface_subject
-from sinkscope.subjects.layouts import pad_layout
 from sinkscope.subjects.running import describe_model, evaluating
 from sinkscope.subjects.subject import Announce, ModelInputs
 
-__all__ = ["AvsrSubject", "avsr_subject", "layout_of_spans", "summarise"]
-
-SEGMENT_OF = {
-    "bos": BOS,
-    "audio_open": "delimiter",
-    "audio": "audio",
-    "audio_close": "delimiter",
-    "video_open": "delimiter",
-    "video": "video",
-    "video_close": "delimiter",
-    "prompt": "instruction",
-    "transcript": "response",
-    "eos": "response",
-    "padding": PADDING,
-}
-"""The segment that each part of a sample belongs to."""
-
-ENVELOPE_RATE = 100
-"""Parts a second of a clip's envelope."""
+__all__ = ["AvsrSubject", "avsr_subject"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,11 +158,14 @@ class AvsrSubject:
 
     def provenance(self) -> dict[str, Any]:
         """What a reader must know of the model to repeat a run."""
+        config = self.model.config
         return {
             "subject": self.name,
             "massive_ratio": self.massive_ratio,
+            "modality": self.modality or "what the clip has",
+            "audio_rate": self.audio_rate or config.audio_rates[0],
+            "video_rate": self.video_rate or config.video_rates[0],
             "with_transcript": self.with_transcript,
-            **self._streams(),
             **describe_model(self.model, self.anatomy),
         }
 
@@ -233,61 +215,6 @@ def avsr_subject(model: LlamaAvsr, *, name: str | None = None) -> AvsrSubject:
     return AvsrSubject(name, model, text, massive_ratio=model.config.massive_ratio)
 
 
-def layout_of_spans(
-    spans: Sequence[Span], words: Sequence[str], real: np.ndarray, clip: Clip
-) -> TokenLayout:
-    """The layout of one sample from the parts that it was put together from.
-
-    Args:
-        spans: the parts of the sample; together they cover every position.
-        words: a label of each position that holds a vocabulary entry.
-        real: true where a position holds a token, shape (token,).
-        clip: where the audio and video tokens come from.
-
-    Returns:
-        The layout of all positions; audio tokens are called a0, a1 ..., video tokens v0, v1 ...
-
-    Raises:
-        InputError: if the spans leave a position out, or know of no such part.
-    """
-    segments, labels = [PADDING] * len(real), list(words)
-    seconds = np.full((len(real), 2), np.nan)
-    covered = np.zeros(len(real), dtype=int)
-    for span in spans:
-        if span.name not in SEGMENT_OF:
-            raise InputError(f"{clip.name}: a sample has no part {span.name!r}.")
-        covered[span.start : span.stop] += 1
-        for i in range(span.start, span.stop):
-            segments[i] = SEGMENT_OF[span.name]
-            if span.name in ("audio", "video"):
-                labels[i] = f"{span.name[0]}{i - span.start}"
-        if span.times is not None:
-            seconds[span.start : span.stop] = span.times
-    if (covered[real] != 1).any() or (np.array(segments)[real] == PADDING).any():
-        raise InputError(f"{clip.name}: the parts of the sample do not cover every token once.")
-    tokens = np.flatnonzero(real)
-    layout = TokenLayout.of(
-        [segments[i] for i in tokens],
-        [labels[i] for i in tokens],
-        seconds=seconds[tokens],
-        descriptors=_descriptors(clip, seconds[tokens]),
-    )
-    return pad_layout(layout, real)
-
-
-def summarise(clip: Clip) -> ClipSummary:
-    """What a reader of a record wants to know of a clip, with its envelope at 100 a second."""
-    return ClipSummary(
-        name=clip.name,
-        path="" if clip.path is None else str(clip.path),
-        duration=clip.duration,
-        text=clip.text or "",
-        envelope=_envelope(clip),
-        envelope_rate=float(ENVELOPE_RATE),
-        notes=list(clip.notes),
-    )
-
-
 def _clips(data: Any) -> list[Clip] | None:
     """The clips, or None where the data is something else."""
     if isinstance(data, Clip):
@@ -298,22 +225,3 @@ def _clips(data: Any) -> list[Clip] | None:
     if any(found) and not all(found):
         raise InputError("The data mixes clips with something else; record one kind at a time.")
     return list(data) if all(found) else None
-
-
-def _descriptors(clip: Clip, seconds: np.ndarray) -> dict[str, np.ndarray]:
-    """What the tokens are, as floats and strings; NaN and "" where that is unknown."""
-    table = dict(describe_tokens(clip, seconds))
-    unknown = np.isnan(table["loudness_db"])
-    table["silence"] = np.where(unknown, np.nan, table["silence"].astype(float))
-    table["phoneme"] = table["phoneme"].astype(str)
-    return table
-
-
-def _envelope(clip: Clip) -> list[list[float]]:
-    if clip.waveform is None or not len(clip.waveform):
-        return []
-    part = SAMPLE_RATE // ENVELOPE_RATE
-    parts = -(-len(clip.waveform) // part)
-    padded = np.pad(clip.waveform, (0, parts * part - len(clip.waveform)), mode="edge")
-    rows = padded.reshape(parts, part)
-    return np.stack([rows.min(axis=1), rows.max(axis=1)], axis=1).round(4).tolist()

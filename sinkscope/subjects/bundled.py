@@ -1,10 +1,10 @@
-"""The models that the package carries. Loads no torch."""
+"""The models and clips that the package carries. Loads no torch."""
 
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-__all__ = ["Bundled", "bundled"]
+__all__ = ["Bundled", "bundled", "bundled_clips"]
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,17 @@ class Bundled:
 
 def bundled() -> list[Bundled]:
     """The bundled models, by name: every folder of ``sinkscope/assets`` with a ``config.json``."""
-    assets = Path(str(resources.files("sinkscope"))) / "assets"
-    folders = sorted(path.parent for path in assets.glob("*/config.json"))
+    folders = sorted(path.parent for path in _assets().glob("*/config.json"))
     return [Bundled(folder.name, folder, _summary(folder)) for folder in folders]
+
+
+def bundled_clips() -> list[Path]:
+    """The bundled clips: synthetic utterances of voices that no bundled model was trained on."""
+    return sorted((_assets() / "clips").glob("*.mp4"))
+
+
+def _assets() -> Path:
+    return Path(str(resources.files("sinkscope"))) / "assets"
 
 
 def _summary(folder: Path) -> str:

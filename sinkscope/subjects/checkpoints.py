@@ -68,8 +68,9 @@ def _open_avsr(folder: Path, name: str, options: Options) -> Subject:
     if unused:
         raise InputError(f"load: an audio-visual LLM of this package takes no {', '.join(unused)}.")
     model = LlamaAvsr.from_pretrained(folder).to(options.device)
-    if options.dtype is not None:
-        nn.Module.to(model.llm, dtype=options.dtype)  # encoders stay in float32, like their input
+    dtype: Any = options.dtype
+    if dtype is not None:
+        nn.Module.to(model.llm, dtype=dtype)  # the encoders stay in float32, like their input
     return avsr_subject(model.eval(), name=name)
 
 
