@@ -1,4 +1,4 @@
-"""``record``: the default variables against numpy, padding, layers, what is kept, what is refused."""
+"""``record``: default variables against numpy, padding, layers, what is kept or refused."""
 
 import numpy as np
 import pytest

@@ -371,8 +371,9 @@ def test_register_family() -> None:
 
 def test_families_table_lists_every_row() -> None:
     lines = families_table().splitlines()
-    assert [line.split("|")[1].strip() for line in lines[2:]] == sorted(families())
-    assert {model_type(name) for name in CONFIGURATIONS} == set(families())
+    tested = {model_type(name) for name in CONFIGURATIONS}
+    assert [line.split("|")[1].strip() for line in lines[2:]] == sorted(tested)
+    assert tested <= set(families()), "what a row promises is tested here"
     for name, parallel in (("cohere", True), ("llama", False)):
         line = next(line for line in lines if line.startswith(f"| {name} "))
         assert ("parallel" in line) == parallel

@@ -1,0 +1,1 @@
+"""What ships with the package: small checkpoints and clips, each with its origin."""

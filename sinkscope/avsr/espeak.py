@@ -15,7 +15,7 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import Float32
@@ -78,7 +78,7 @@ class Speaker:
         question.write(json.dumps(asdict(utterance)).encode() + b"\n")
         question.flush()
         head = answer.readline()
-        said = json.loads(head) if head else {"error": "the speaking process ended"}
+        said: dict[str, Any] = json.loads(head or '{"error": "the speaking process ended"}')
         if "error" in said:
             raise InputError(
                 f"espeak-ng cannot speak {utterance.text!r} as {utterance.voice!r}: "
@@ -109,7 +109,7 @@ def _synthesize(utterance: Utterance) -> tuple[bytes, list[tuple[str, float, flo
     chunks: list[bytes] = []
     starts: list[tuple[str, float]] = []
 
-    def collect(samples: "ctypes._Pointer[ctypes.c_short]", count: int, events: "_Events") -> int:
+    def collect(samples: Any, count: int, events: Any) -> int:
         if samples and count > 0:
             chunks.append(ctypes.string_at(samples, 2 * count))
         index = 0
@@ -143,9 +143,6 @@ def _synthesize(utterance: Utterance) -> tuple[bytes, list[tuple[str, float, flo
         if label and end > start
     ]
     return sound, spans
-
-
-_Events = "ctypes._Pointer[_Event]"
 
 
 def _answer(line: bytes, output: BinaryIO) -> None:

@@ -1,7 +1,7 @@
 """What enters the LLM: embeddings, and spans that say what every token is.
 
-The layout is Llama-AVSR's (arXiv 2409.12319): ``BOS <audio> A </audio> <video> V </video> prompt transcript
-EOS``, without the audio part or the video part where there is none.
+The layout is Llama-AVSR's (arXiv 2409.12319): ``BOS <audio> A </audio> <video> V </video> prompt
+transcript EOS``, without the audio part or the video part where there is none.
 """
 
 from collections.abc import Iterable, Sequence

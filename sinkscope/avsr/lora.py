@@ -7,7 +7,7 @@ matrix at random, the reverse of the usual choice. PEFT does the rest; its ``lor
 """
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -77,7 +77,7 @@ def merge_lora(llm: "LlamaForCausalLM") -> "LlamaForCausalLM":
     return llm
 
 
-def _branches(llm: nn.Module) -> list[tuple[str, nn.Module]]:
+def _branches(llm: nn.Module) -> list[tuple[str, Any]]:
     from peft.tuners.lora import LoraLayer
 
     return [(name, module) for name, module in llm.named_modules() if isinstance(module, LoraLayer)]

@@ -1,6 +1,6 @@
-"""Llama-AVSR (arXiv 2409.12319): encoders of sound and mouth crops, projectors, and a Llama that writes.
+"""Llama-AVSR (arXiv 2409.12319): encoders of sound and mouth crops, projectors, and a Llama.
 
-The LLM is transformers' own ``LlamaForCausalLM``, so whatever watches its attention there sees it here::
+The LLM is transformers' own, so whatever watches its attention there sees it here::
 
     model = LlamaAvsr.from_pretrained(folder)
     model.transcribe([clip])                        # ["bin blue at a nine now"]
@@ -26,17 +26,15 @@ from sinkscope.avsr.projector import (
     compress_stack,
     compressed_lengths,
 )
+from sinkscope.avsr.streams import MODALITIES, NAMES, chosen_rate, chosen_streams
 from sinkscope.avsr.tokens import PROMPTS, added_ids, text_ids
 from sinkscope.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
     from transformers.modeling_outputs import CausalLMOutputWithPast
 
 __all__ = ["Inputs", "LlamaAvsr", "Span"]
-
-_STREAMS = {"audio": ("audio",), "video": ("video",), "audiovisual": ("audio", "video")}
-_NAMES = {("audio",): "audio", ("video",): "video", ("audio", "video"): "audiovisual"}
 
 
 class LlamaAvsr(nn.Module):
@@ -47,7 +45,7 @@ class LlamaAvsr(nn.Module):
         tokenizer: of the LLM, with the tokens of `sinkscope.avsr.tokens.ADDED_TOKENS`.
 
     Raises:
-        CheckpointError: the tokenizer lacks a token, or has more entries than the LLM has embeddings.
+        CheckpointError: the tokenizer lacks a token, or has more entries than the LLM.
     """
 
     def __init__(self, config: AvsrConfig, tokenizer: "PreTrainedTokenizerFast") -> None:
@@ -57,7 +55,7 @@ class LlamaAvsr(nn.Module):
         self.config = config
         self.tokenizer = tokenizer
         self.ids = added_ids(tokenizer)
-        self.llm: LlamaForCausalLM = LlamaForCausalLM(LlamaConfig(**config.llm))
+        self.llm = LlamaForCausalLM(LlamaConfig(**config.llm))
         if len(tokenizer) > self.llm.config.vocab_size:
             raise CheckpointError(
                 f"The tokenizer has {len(tokenizer)} entries, the LLM {self.llm.config.vocab_size} "
@@ -70,8 +68,6 @@ class LlamaAvsr(nn.Module):
         self.audio_projector = self._projector(self.audio_encoder, config.audio_rates)
         self.video_projector = self._projector(self.video_encoder, config.video_rates)
         self.eval()
-
-    # -- from clips to what the LLM reads ----------------------------------------------------------
 
     def prepare(
         self,
@@ -91,7 +87,7 @@ class LlamaAvsr(nn.Module):
             modality: which streams to use; None uses what each clip has and the model can take.
             audio_rate: encoder frames a token; None is the model's default.
             video_rate: the same for video.
-            texts: one transcript a clip, which becomes the target; None leaves transcript and EOS away.
+            texts: one transcript a clip, the target; None leaves transcript and EOS away.
             prepend_bos: whether BOS opens the sequence.
             padding_side: where shorter samples are padded.
 
@@ -101,9 +97,10 @@ class LlamaAvsr(nn.Module):
         """
         if texts is not None and len(texts) != len(clips):
             raise InputError(f"{len(texts)} texts for {len(clips)} clips; give one text a clip.")
-        streams = [self._streams(clip, modality) for clip in clips]
+        streams = [chosen_streams(clip, modality, self.config) for clip in clips]
         features: list[dict[str, Tensor]] = [{} for _ in clips]
-        rates = {name: self._rate(name, audio_rate, video_rate) for name in ("audio", "video")}
+        asked = {"audio": audio_rate, "video": video_rate}
+        rates = {name: chosen_rate(name, rate, self.config) for name, rate in asked.items()}
         for stream, rate in rates.items():
             members = [index for index, names in enumerate(streams) if stream in names]
             if members:
@@ -138,7 +135,7 @@ class LlamaAvsr(nn.Module):
             prepend_bos: whether BOS opens the sequence.
         """
         parts = [Part("bos", ids=[self.ids["bos"]])] if prepend_bos else []
-        for stream in ("audio", "video"):
+        for stream in MODALITIES["audiovisual"]:
             if stream not in features:
                 continue
             rate, frame_rate = rates[stream], self._encoder(stream).frame_rate
@@ -148,7 +145,7 @@ class LlamaAvsr(nn.Module):
                 Part(stream, features=features[stream], times=times),
                 Part(f"{stream}_close", ids=[self.ids[f"{stream}_close"]]),
             ]
-        prompt = PROMPTS[_NAMES[tuple(sorted(features))]]
+        prompt = PROMPTS[NAMES[tuple(sorted(features))]]
         parts.append(Part("prompt", ids=text_ids(self.tokenizer, prompt)))
         if text is not None:
             parts.append(Part("transcript", ids=text_ids(self.tokenizer, text)))
@@ -162,10 +159,9 @@ class LlamaAvsr(nn.Module):
         padding_side: Literal["left", "right"] = "right",
     ) -> Inputs:
         """Embeds and pads what `parts` gave for each sample."""
-        embedding = self.llm.get_input_embeddings()
         return assemble(
             samples,
-            embedding=embedding,  # pyright: ignore[reportArgumentType]
+            embedding=self.llm.get_input_embeddings(),  # pyright: ignore[reportArgumentType]
             pad_id=self.ids["padding"],
             padding_side=padding_side,
         )
@@ -190,8 +186,6 @@ class LlamaAvsr(nn.Module):
             raise InputError(f"This model has no {stream} encoder; use another modality.")
         return projector(compress(frames, rate=rate)), compressed_lengths(lengths, rate=rate)
 
-    # -- the model's outputs -----------------------------------------------------------------------
-
     def forward(self, inputs: Inputs, **llm_kwargs: Any) -> "CausalLMOutputWithPast":
         """Runs the LLM over prepared inputs; ``loss`` is set where the inputs have labels."""
         return self.llm(
@@ -213,13 +207,13 @@ class LlamaAvsr(nn.Module):
         max_new_tokens: int = 64,
         num_beams: int = 1,
     ) -> list[str]:
-        """Writes what is said: greedy (or beam) search, never sampled; one batch, padded on the left.
+        """Writes what is said: greedy (or beam) search, never sampled; in one batch.
 
         Args:
             clips: one clip, or several.
             modality: as in `prepare`, as are the rates.
-            audio_rate: encoder frames a token.
-            video_rate: encoder frames a token.
+            audio_rate: for sound.
+            video_rate: for mouth crops.
             max_new_tokens: where a transcript is cut.
             num_beams: 1 is greedy search.
 
@@ -239,7 +233,7 @@ class LlamaAvsr(nn.Module):
     @torch.no_grad()
     def generate(self, inputs: Inputs, *, max_new_tokens: int = 64, num_beams: int = 1) -> Tensor:
         """Token ids (sample, token) that follow left-padded inputs, without sampling."""
-        return self.llm.generate(  # pyright: ignore[reportCallIssue]
+        return self.llm.generate(  # pyright: ignore[reportAttributeAccessIssue]
             inputs_embeds=inputs.inputs_embeds,
             attention_mask=inputs.attention_mask.long(),
             max_new_tokens=max_new_tokens,
@@ -249,8 +243,6 @@ class LlamaAvsr(nn.Module):
             eos_token_id=self.ids["eos"],
             pad_token_id=self.ids["padding"],
         )
-
-    # -- folders -----------------------------------------------------------------------------------
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
         """Writes config, weights (in ``dtype``) and tokenizer into a folder, which is made."""
@@ -278,8 +270,6 @@ class LlamaAvsr(nn.Module):
         load_weights(model, state, where=str(folder))
         return model
 
-    # -- inside ------------------------------------------------------------------------------------
-
     def _encoder(self, stream: str) -> Encoder:
         encoder = self.audio_encoder if stream == "audio" else self.video_encoder
         if encoder is None:
@@ -290,45 +280,9 @@ class LlamaAvsr(nn.Module):
         if encoder is None:
             return None
         config = self.config
-        stacked = rates[0] if config.compression == "stack" else 1
-        return Projector(
-            encoder.width * stacked,
-            config.projector_width,
-            config.hidden_size,
-            norm=config.projector_norm,
-        )
-
-    def _rate(self, stream: str, audio_rate: int | None, video_rate: int | None) -> int:
-        asked = audio_rate if stream == "audio" else video_rate
-        trained = self.config.audio_rates if stream == "audio" else self.config.video_rates
-        rate = trained[0] if asked is None else asked
-        if rate != int(rate) or rate < 1:
-            raise InputError(f"{stream}_rate is {rate}; give a whole number of at least 1.")
-        if self.config.compression == "stack" and rate != trained[0]:
-            raise InputError(
-                f"{stream}_rate is {rate}, but this model stacks {trained[0]} frames; use that rate."
-            )
-        return int(rate)
-
-    def _streams(self, clip: Clip, modality: Modality | None) -> tuple[str, ...]:
-        has = {"audio": clip.waveform is not None, "video": clip.frames is not None}
-        if modality is None:
-            encoders = {"audio": self.audio_encoder, "video": self.video_encoder}
-            found = tuple(name for name in has if has[name] and encoders[name] is not None)
-            if not found:
-                raise InputError(f"Clip {clip.name!r} has no stream that this model can take.")
-            return found
-        if modality not in _STREAMS:
-            raise InputError(f"modality is {modality!r}; use one of {sorted(_STREAMS)}.")
-        for name in _STREAMS[modality]:
-            self._encoder(name)
-            if not has[name]:
-                what = {"audio": "sound", "video": "picture"}[name]
-                raise InputError(
-                    f"Clip {clip.name!r} has no {what}, which modality {modality!r} needs; "
-                    "use another modality."
-                )
-        return _STREAMS[modality]
+        width = encoder.width * (rates[0] if config.compression == "stack" else 1)
+        norm = config.projector_norm
+        return Projector(width, config.projector_width, config.hidden_size, norm=norm)
 
     def _features(self, stream: str, clips: Sequence[Clip], rate: int) -> list[Tensor]:
         encoder = self._encoder(stream)
@@ -336,8 +290,8 @@ class LlamaAvsr(nn.Module):
         for clip, frames in zip(clips, lengths.tolist(), strict=True):
             if frames < rate:
                 raise InputError(
-                    f"Clip {clip.name!r} has {frames / encoder.frame_rate:.2f} s of {stream}, less than "
-                    f"one token at {stream} rate {rate} ({rate / encoder.frame_rate:.2f} s); "
+                    f"Clip {clip.name!r} has {frames / encoder.frame_rate:.2f} s of {stream}, "
+                    f"less than one token at rate {rate} ({rate / encoder.frame_rate:.2f} s); "
                     "use a longer clip or a smaller rate."
                 )
         device = self.llm.device

@@ -69,11 +69,11 @@ def added_ids(tokenizer: "PreTrainedTokenizerFast") -> dict[str, int]:
     names = ("padding", "audio_open", "audio_close", "video_open", "video_close")
     ids = {name: _id_of(tokenizer, token) for name, token in zip(names, ADDED_TOKENS, strict=True)}
     for name, value in (("bos", tokenizer.bos_token_id), ("eos", tokenizer.eos_token_id)):
-        if value is None:
+        if not isinstance(value, int):
             raise CheckpointError(
                 f"The tokenizer has no {name} token; add one, the layout needs it."
             )
-        ids[name] = int(value)
+        ids[name] = value
     return ids
 
 
@@ -98,8 +98,8 @@ def _words(tokenizer: "PreTrainedTokenizerFast", ids: Sequence[int]) -> list[str
 
 def _id_of(tokenizer: "PreTrainedTokenizerFast", token: str) -> int:
     value = tokenizer.convert_tokens_to_ids(token)
-    if value is None or value == tokenizer.unk_token_id:
+    if not isinstance(value, int) or value == tokenizer.unk_token_id:
         raise CheckpointError(
             f"The tokenizer has no {token} token; an audio-visual LLM needs {ADDED_TOKENS}."
         )
-    return int(value)
+    return value

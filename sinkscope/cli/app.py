@@ -6,7 +6,7 @@ An error that the user's input caused is one line on standard error and exit cod
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     line = " ".join(message.split())
     typer.echo(f"sinkscope: {line}", err=True)
     sys.exit(USER_ERROR)

@@ -23,6 +23,7 @@ def demo(
     from sinkscope.cli.scan import record_inputs
     from sinkscope.cli.show import show_run
     from sinkscope.reports.run import Thresholds, write_run
+    from sinkscope.subjects.avsr import AvsrSubject
     from sinkscope.subjects.bundled import bundled, bundled_clips
     from sinkscope.subjects.subject import load
 
@@ -31,9 +32,10 @@ def demo(
     for model in bundled():
         subject = load(model.name, device=device)
         console.rule(model.name)
-        for clip in clips:
-            console.print(f"said   {clip.text}", markup=False, style="dim")
-            console.print(f"heard  {subject.transcribe(clip)}", markup=False)
+        if isinstance(subject, AvsrSubject):
+            for clip in clips:
+                console.print(f"said   {clip.text}", markup=False, style="dim")
+                console.print(f"heard  {subject.transcribe(clip)}", markup=False)
         record = record_inputs(subject, clips)
         folder = write_run(output / model.name, record, thresholds=Thresholds(), overwrite=True)
         show_run(record, Thresholds(), folder)

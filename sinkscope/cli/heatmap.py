@@ -47,7 +47,9 @@ def heatmap(
         record(subject, data[0], layers=[layer], prepend_bos=bos, keep=keep), layer=layer, head=head
     )
     output.parent.mkdir(parents=True, exist_ok=True)
-    drawn.get_figure(root=True).savefig(output, dpi=150, bbox_inches="tight")
+    figure = drawn.get_figure(root=True)
+    if figure is not None:
+        figure.savefig(output, dpi=150, bbox_inches="tight")
     typer.echo(f"wrote {output}")
 
 

@@ -165,7 +165,7 @@ def lay_out(
     padding_side: Literal["left", "right"] = "right",
 ) -> Inputs:
     """The language model's input from cached features, all of the same streams."""
-    by_stream = dict(zip(("audio", "video"), rates, strict=True))
+    by_stream: dict[str, int] = {"audio": rates[0], "video": rates[1]}
     tokens: list[Features] = [{} for _ in features]
     for stream in features[0]:
         frames = [sample[stream] for sample in features]

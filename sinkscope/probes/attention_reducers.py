@@ -46,8 +46,11 @@ class SegmentAttention(_MapReducer):
         heads = len(value.weights)
         sums = value.weights.new_zeros(heads, len(SEGMENTS), value.last_key)
         counts = torch.zeros(len(SEGMENTS), value.last_key, dtype=torch.int32, device=sums.device)
-        sums[:, present, value.first_key :] = member.to(value.weights.dtype) @ value.weights
-        counts[present, value.first_key :] = _seeing(value, member)
+        received = member.to(value.weights.dtype) @ value.weights
+        seeing = _seeing(value, member)
+        for i, segment in enumerate(present):
+            sums[:, segment, value.first_key :] = received[:, i]
+            counts[segment, value.first_key :] = seeing[i]
         return {"segment_sum": sums, "queries": counts}
 
     def variables(self) -> Mapping[str, tuple[str, ...]]:

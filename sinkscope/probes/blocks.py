@@ -5,7 +5,8 @@ sinks as one more column that is dropped. It is made a block of query rows at a 
 wide as the block sees, in float32 (float64 if q is), whatever the model computes in.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from sinkscope.probes.values import Rows
 
-__all__ = ["AttentionMap", "compute_dtype"]
+__all__ = ["AttentionMap", "Scratch", "compute_dtype"]
 
 _UNSEEN = -1e30
 _FEWEST_ROWS, _MOST_ROWS = 16, 128
@@ -27,6 +28,23 @@ _BLOCK_ELSEWHERE = 2**26
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """What statistics of a map are computed in: float32, or float64 where the model is."""
     return torch.float64 if dtype is torch.float64 else torch.float32
+
+
+class Scratch:
+    """Memory that the blocks of many maps use in turn: fresh pages cost more than the arithmetic.
+
+    What is made in it holds until the next block is asked for.
+    """
+
+    def __init__(self) -> None:
+        self._buffers: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
+
+    def take(self, use: str, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Memory of a shape, of the dtype and device of ``like``; each use has its own."""
+        place, size = (use, like.dtype, like.device), math.prod(shape)
+        if place not in self._buffers or len(self._buffers[place]) < size:
+            self._buffers[place] = like.new_empty(size)
+        return self._buffers[place][:size].view(*shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,27 +93,32 @@ class AttentionMap:
         """Tokens of the sample so far."""
         return max(self.start + self.n_queries, self.first_key + self.key.shape[1])
 
-    def blocks(self, *, rows: int | None = None) -> Iterator[Rows]:
+    def blocks(self, *, rows: int | None = None, scratch: Scratch | None = None) -> Iterator[Rows]:
         """All rows in blocks, the last block first, so that the widest comes first.
+
+        A block's tensors hold until the next block is asked for.
 
         Args:
             rows: rows of a block; by default so many that a block stays in the processor's cache.
+            scratch: memory to work in.
         """
         size = rows or self._block_rows()
+        scratch = scratch or Scratch()
         for first in reversed(range(0, self.n_queries, size)):
-            yield self.rows(first, min(first + size, self.n_queries))
+            yield self.rows(first, min(first + size, self.n_queries), scratch=scratch)
 
-    def rows(self, first: int, last: int) -> Rows:
+    def rows(self, first: int, last: int, *, scratch: Scratch | None = None) -> Rows:
         """Rows ``first`` to ``last`` (without it), counted from the map's first query."""
+        scratch = scratch or Scratch()
         keys, visible, bias = self._seen(first, last)
-        scores = self._scores(first, last, keys)
+        scores = self._scores(first, last, keys, scratch)
         if bias is not None:
             scores += bias
         if visible is not None:
             scores.masked_fill_(~visible, _UNSEEN)
         elif self.causal:
             _hide_later(scores, own=self.start + first - self.first_key - keys.start)
-        weights, shown = self._softmax(scores)
+        weights = self._softmax(scores, scratch)
         if visible is not None:
             weights = _without_blind_rows(weights, visible)
         return Rows(
@@ -105,7 +128,7 @@ class AttentionMap:
             start=self.start + first,
             first_key=self.first_key + keys.start,
             visible=visible,
-            scores=shown,
+            scores=scores,
             complete=self.sinks is None,
         )
 
@@ -143,33 +166,36 @@ class AttentionMap:
         later = queries - torch.arange(self.first_key + low, self.first_key + high, device=device)
         return slice(low, high), (later >= 0) & (later < self.window), None
 
-    def _scores(self, first: int, last: int, keys: slice) -> Float[Tensor, "head query key"]:
-        dtype = compute_dtype(self.query.dtype)
-        query = rearrange(
-            self.query[:, :, first:last].to(dtype) * self.scaling, "h g q d -> h (g q) d"
-        )
-        scores = torch.bmm(query, self.key[:, keys].to(dtype).mT)
+    def _scores(
+        self, first: int, last: int, keys: slice, scratch: Scratch
+    ) -> Float[Tensor, "head query key"]:
+        key = self.key[:, keys].to(compute_dtype(self.query.dtype))
+        query = self.query[:, :, first:last].to(key.dtype) * self.scaling
+        query = rearrange(query, "h g q d -> h (g q) d")
+        shape = (len(key), query.shape[1], key.shape[1])
+        scores = torch.bmm(query, key.mT, out=scratch.take("scores", shape, key))
         scores = rearrange(scores, "h (g q) k -> (h g) q k", q=last - first)
         if self.softcap is not None:
             scores.div_(self.softcap).tanh_().mul_(self.softcap)
         return scores
 
     def _softmax(
-        self, scores: Float[Tensor, "head query key"]
-    ) -> tuple[Float[Tensor, "head query key"], Float[Tensor, "head query key"]]:
-        """Weights and scores without the column of learned sinks."""
+        self, scores: Float[Tensor, "head query key"], scratch: Scratch
+    ) -> Float[Tensor, "head query key"]:
+        """Weights, without the column of learned sinks."""
+        weights = scratch.take("weights", scores.shape, scores)
         if self.sinks is None:
-            return torch.softmax(scores, -1), scores
+            return torch.softmax(scores, -1, out=weights)
         sinks = self.sinks.to(scores.dtype)[:, None, None].expand(-1, scores.shape[1], 1)
-        return torch.softmax(torch.cat([scores, sinks], -1), -1)[..., :-1], scores
+        return torch.softmax(torch.cat([scores, sinks], -1), -1)[..., :-1]
 
 
 def _hide_later(scores: Float[Tensor, "head query key"], *, own: int) -> None:
     """Hide keys after the query; ``own`` is the column of the first query's own key."""
     rows, width = scores.shape[1], scores.shape[2] - own
     if width > 0:
-        later = torch.ones(rows, width, dtype=torch.bool, device=scores.device).triu_(1)
-        scores[..., own:].masked_fill_(later, _UNSEEN)
+        later = scores.new_full((rows, width), _UNSEEN).triu_(1)
+        scores[..., own:].add_(later)
 
 
 def _without_blind_rows(

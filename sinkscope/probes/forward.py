@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sinkscope.errors import SiteError
 from sinkscope.probes.attention import AttentionCall
-from sinkscope.probes.blocks import AttentionMap
+from sinkscope.probes.blocks import AttentionMap, Scratch
 from sinkscope.probes.formula import refuse_unlike
 from sinkscope.probes.keep import Keep
 from sinkscope.probes.reducer import Merger, Reducer, State
@@ -36,6 +36,7 @@ class Forward:
         grows: whether a cache may bring the samples more tokens later.
         checked: layers whose formula was checked before.
         kept: bytes that each `Keep` holds so far, by its number.
+        scratch: memory for blocks of maps.
     """
 
     reducers: Sequence[Reducer]
@@ -46,6 +47,7 @@ class Forward:
     grows: bool
     checked: set[int]
     kept: dict[int, int]
+    scratch: Scratch
     states: dict[tuple[int, Key], State] = field(default_factory=dict)
     references: dict[tuple[int, str, int], Tensor] = field(default_factory=dict)
     seen: set[tuple[str, int]] = field(default_factory=set)
@@ -139,7 +141,7 @@ class Forward:
         mergers = {
             number: Merger(self.reducers[number].rules(), backwards=True) for number in numbers
         }
-        for rows in attention.blocks():
+        for rows in attention.blocks(scratch=self.scratch):
             for number, merger in mergers.items():
                 merger.add(self.reducers[number].reduce(rows))
         for number, merger in mergers.items():

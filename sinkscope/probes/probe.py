@@ -132,7 +132,7 @@ def record(
     attention_mask: Tensor | None = None,
     layout: TokenLayout | Sequence[TokenLayout] | None = None,
     layers: Sequence[int] | None = None,
-    keep: Sequence[Keep | str] = (),
+    keep: Sequence[Reducer | str] = (),
     prepend_bos: bool | None = None,
     reducers: Sequence[Reducer] = DEFAULT,
 ) -> Record:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sinkscope.errors import InputError, SiteError
 from sinkscope.layout import TokenLayout
 from sinkscope.probes.attention import Watcher, watching
+from sinkscope.probes.blocks import Scratch
 from sinkscope.probes.caches import Caches, length_of
 from sinkscope.probes.forward import Forward
 from sinkscope.probes.reducer import Reducer
@@ -46,6 +47,7 @@ class Session:
         self._undo: list[Callable[[], None]] = []
         self._checked: set[int] = set()
         self._kept: dict[int, int] = {}
+        self._scratch = Scratch()
         for number, reducer in enumerate(self.reducers):
             for layer in layers_of(reducer, subject):
                 self._readers.setdefault((reducer.site, layer), []).append(number)
@@ -126,6 +128,7 @@ class Session:
             grows=cache is not None or self._makes_cache(given),
             checked=self._checked,
             kept=self._kept,
+            scratch=self._scratch,
         )
 
     def _open(self, given: Mapping[str, Any], tokens: Tensor) -> list[Stream]:

@@ -1,0 +1,71 @@
+"""Which streams of a clip a model reads, and at which rates."""
+
+from sinkscope.avsr.clip import Clip
+from sinkscope.avsr.config import AvsrConfig, Modality
+from sinkscope.errors import InputError
+
+__all__ = ["MODALITIES", "NAMES", "chosen_rate", "chosen_streams"]
+
+MODALITIES = {"audio": ("audio",), "video": ("video",), "audiovisual": ("audio", "video")}
+"""The streams of each modality."""
+
+NAMES = {streams: name for name, streams in MODALITIES.items()}
+"""The modality of some streams."""
+
+_WHAT = {"audio": "sound", "video": "picture"}
+
+
+def chosen_streams(clip: Clip, modality: Modality | None, config: AvsrConfig) -> tuple[str, ...]:
+    """The streams that are read of a clip.
+
+    Args:
+        clip: the clip.
+        modality: what was asked for; None for what the clip has and the model can take.
+        config: of the model.
+
+    Raises:
+        InputError: an unknown modality, or a stream that clip or model lacks.
+    """
+    has = {"audio": clip.waveform is not None, "video": clip.frames is not None}
+    takes = {
+        "audio": config.audio_encoder is not None,
+        "video": config.video_encoder is not None,
+    }
+    if modality is None:
+        found = tuple(name for name in has if has[name] and takes[name])
+        if not found:
+            raise InputError(f"Clip {clip.name!r} has no stream that this model can take.")
+        return found
+    if modality not in MODALITIES:
+        raise InputError(f"modality is {modality!r}; use one of {sorted(MODALITIES)}.")
+    for name in MODALITIES[modality]:
+        if not takes[name]:
+            raise InputError(f"This model has no {name} encoder; use another modality.")
+        if not has[name]:
+            raise InputError(
+                f"Clip {clip.name!r} has no {_WHAT[name]}, which modality {modality!r} needs; "
+                "use another modality."
+            )
+    return MODALITIES[modality]
+
+
+def chosen_rate(stream: str, asked: int | None, config: AvsrConfig) -> int:
+    """Encoder frames that become one token of a stream.
+
+    Args:
+        stream: ``"audio"`` or ``"video"``.
+        asked: what was asked for; None for the model's default.
+        config: of the model.
+
+    Raises:
+        InputError: no whole number of at least 1, or one that a stacking projector does not fit.
+    """
+    trained = config.audio_rates if stream == "audio" else config.video_rates
+    rate = trained[0] if asked is None else asked
+    if rate != int(rate) or rate < 1:
+        raise InputError(f"{stream}_rate is {rate}; give a whole number of at least 1.")
+    if config.compression == "stack" and rate != trained[0]:
+        raise InputError(
+            f"{stream}_rate is {rate}, but this model stacks {trained[0]} frames; use that rate."
+        )
+    return int(rate)
