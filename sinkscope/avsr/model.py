@@ -26,7 +26,7 @@ from sinkscope.avsr.projector import (
     compress_stack,
     compressed_lengths,
 )
-from sinkscope.avsr.streams import MODALITIES, NAMES, chosen_rate, chosen_streams
+from sinkscope.avsr.streams import MODALITIES, NAMES, chosen_rate, chosen_streams, refuse_short
 from sinkscope.avsr.tokens import PROMPTS, added_ids, text_ids
 from sinkscope.errors import CheckpointError, InputError
 
@@ -287,13 +287,7 @@ class LlamaAvsr(nn.Module):
     def _features(self, stream: str, clips: Sequence[Clip], rate: int) -> list[Tensor]:
         encoder = self._encoder(stream)
         batch, lengths = encoder.prepare(clips)
-        for clip, frames in zip(clips, lengths.tolist(), strict=True):
-            if frames < rate:
-                raise InputError(
-                    f"Clip {clip.name!r} has {frames / encoder.frame_rate:.2f} s of {stream}, "
-                    f"less than one token at rate {rate} ({rate / encoder.frame_rate:.2f} s); "
-                    "use a longer clip or a smaller rate."
-                )
+        refuse_short(stream, clips, lengths.tolist(), rate=rate, frame_rate=encoder.frame_rate)
         device = self.llm.device
         frames = encoder(batch.to(device), lengths.to(device))
         tokens, counts = self.project(stream, frames, lengths, rate=rate)
@@ -301,4 +295,4 @@ class LlamaAvsr(nn.Module):
 
 
 def _build(config: EncoderConfig | None) -> Encoder | None:
-    return None if config is None else build_encoder(config.kind, dict(config.config))
+    return build_encoder(config.kind, config.config) if config else None

@@ -1,10 +1,12 @@
 """Which streams of a clip a model reads, and at which rates."""
 
+from collections.abc import Sequence
+
 from sinkscope.avsr.clip import Clip
 from sinkscope.avsr.config import AvsrConfig, Modality
 from sinkscope.errors import InputError
 
-__all__ = ["MODALITIES", "NAMES", "chosen_rate", "chosen_streams"]
+__all__ = ["MODALITIES", "NAMES", "chosen_rate", "chosen_streams", "refuse_short"]
 
 MODALITIES = {"audio": ("audio",), "video": ("video",), "audiovisual": ("audio", "video")}
 """The streams of each modality."""
@@ -69,3 +71,32 @@ def chosen_rate(stream: str, asked: int | None, config: AvsrConfig) -> int:
             f"{stream}_rate is {rate}, but this model stacks {trained[0]} frames; use that rate."
         )
     return int(rate)
+
+
+def refuse_short(
+    stream: str,
+    clips: Sequence[Clip],
+    frames: Sequence[int],
+    *,
+    rate: int,
+    frame_rate: float,
+) -> None:
+    """Refuse clips whose encoder frames do not make one token.
+
+    Args:
+        stream: ``"audio"`` or ``"video"``.
+        clips: the clips.
+        frames: encoder frames of each.
+        rate: frames a token.
+        frame_rate: frames a second.
+
+    Raises:
+        InputError: naming the first such clip.
+    """
+    for clip, found in zip(clips, frames, strict=True):
+        if found < rate:
+            raise InputError(
+                f"Clip {clip.name!r} has {found / frame_rate:.2f} s of {stream}, less than one "
+                f"token at {stream} rate {rate} ({rate / frame_rate:.2f} s); use a longer clip or "
+                "a smaller rate."
+            )
