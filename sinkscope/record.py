@@ -52,6 +52,7 @@ __all__ = ["SCHEMA_VERSION", "ClipSummary", "Record", "merge"]
 SCHEMA_VERSION = 1
 
 _OWN_AXES = ("layer", "feature", "neuron", "head", "kv_head", "rank")
+_PER_TOKEN = ("token", "query", "key")
 _SAME_MODEL = ("subject", "model_hash", "prepend_bos")
 
 
@@ -177,7 +178,7 @@ class Record:
         if not 0 <= index < len(self):
             raise InputError(f"Record.sample: there is no sample {index}; it has {len(self)}.")
         length = len(self.layouts[index])
-        cut = {axis: slice(0, length) for axis in ("token", "query", "key")}
+        cut = {axis: slice(0, length) for axis in _PER_TOKEN}
         dataset = self.dataset.isel(sample=[index]).isel(
             {axis: part for axis, part in cut.items() if axis in self.dataset.dims}
         )
@@ -288,6 +289,6 @@ def _refuse_unlike(first: Record, other: Record) -> None:
 
 
 def _with_numbers(dataset: xr.Dataset) -> xr.Dataset:
-    """Number tokens, queries and keys, so that samples of unequal length line up."""
-    axes = [axis for axis in ("token", "query", "key") if axis in dataset.dims]
+    """Number tokens, queries, keys and bins, so that samples of unequal length line up."""
+    axes = [axis for axis in (*_PER_TOKEN, "query_bin", "key_bin") if axis in dataset.dims]
     return dataset.assign_coords({axis: np.arange(dataset.sizes[axis]) for axis in axes})

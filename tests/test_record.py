@@ -112,3 +112,18 @@ def test_a_layout_for_every_sample() -> None:
     variables = {name: record[name] for name in ("norm", "queries")}
     with pytest.raises(InputError, match="2 layouts for 1 samples"):
         Record.of(variables, [record.layouts[0]] * 2, {})
+
+
+def test_bins_of_unequal_samples_line_up() -> None:
+    def binned(bins: int) -> Record:
+        square = xr.DataArray(
+            np.ones((1, 1, bins, bins), np.float32),
+            dims=("sample", "layer", "query_bin", "key_bin"),
+        )
+        layout = TokenLayout.of_text(["t"] * bins, has_bos=False)
+        return Record.of({"pattern_bins": square.assign_coords(layer=[0])}, [layout], {})
+
+    both = merge([binned(2), binned(3)])["pattern_bins"]
+    assert both.shape == (2, 1, 3, 3)
+    assert np.isnan(both.values[0, 0, 2]).all()
+    assert both.values[1].sum() == 9

@@ -44,8 +44,8 @@ class LoraSettings:
         alpha: the update is scaled by ``alpha / R``.
     """
 
-    reduction: float
-    alpha: float
+    reduction: float | int
+    alpha: float | int
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class AvsrConfig:
     projector_width: int = 256
     projector_norm: bool = False
     lora: LoraSettings | None = None
-    massive_ratio: float | None = None
+    massive_ratio: float | int | None = None
 
     def __post_init__(self) -> None:
         if self.audio_encoder is None and self.video_encoder is None:

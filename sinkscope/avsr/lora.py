@@ -23,7 +23,7 @@ TARGETS = ("q_proj", "v_proj")
 """The projections that have a LoRA branch."""
 
 
-def lora_rank(hidden_size: int, *, reduction: float) -> int:
+def lora_rank(hidden_size: int, *, reduction: float | int) -> int:
     """The rank that a reduction factor means for a hidden size.
 
     Raises:

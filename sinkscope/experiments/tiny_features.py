@@ -4,7 +4,7 @@ The language model then trains on cached features, half of them heard in noise.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from sinkscope.avsr.encoders import Encoder
 from sinkscope.avsr.synthetic import Split
 from sinkscope.experiments.corpus import read_corpus
 from sinkscope.experiments.tiny_encoders import in_noise
+from sinkscope.experiments.word_times import HeardWord, word_times
 
 __all__ = ["FeatureStore", "Features", "encode_split"]
 
@@ -33,11 +34,13 @@ class FeatureStore:
         clean: what the encoders make of each clip.
         noisy: the same with noise on the sound.
         texts: what is said.
+        words: the same with the seconds of every word.
     """
 
     clean: list[Features]
     noisy: list[Features]
     texts: list[str]
+    words: list[list[HeardWord]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -52,7 +55,9 @@ def encode_split(
     limit: int | None = None,
 ) -> FeatureStore:
     """The features of a split, from the cache where it is there."""
-    texts = [clip.text or "" for clip in read_corpus(corpus, split, limit=limit)]
+    clips = list(read_corpus(corpus, split, limit=limit))
+    texts = [clip.text or "" for clip in clips]
+    words = [word_times(text, c.phonemes) for text, c in zip(texts, clips, strict=True)]
     if not cache.exists():
         save_file(_encode(corpus, split, encoders, limit), cache)
     flat = load_file(cache)
@@ -65,7 +70,7 @@ def encode_split(
         {"audio": audio, "video": video}
         for audio, video in zip(rows["noisy"], rows["video"], strict=True)
     ]
-    return FeatureStore(clean, noisy, texts)
+    return FeatureStore(clean, noisy, texts, words)
 
 
 _NAMES = ("clean", "noisy", "video")

@@ -1,8 +1,9 @@
 """Fine-tune the tiny audio-visual LLM on cached features, beside windows of its pre-training task.
 
 The windows keep its heads conditionally useful, so that they go on needing a place to rest. One
-model learns all modalities and rates. A run writes a checkpoint every ``EVERY`` steps and goes on
-from the last one.
+model learns all modalities and rates, from single sentences first and from whole utterances later,
+with a dense target for the audio and video tokens (`sinkscope.experiments.curriculum`). A run
+writes a checkpoint every ``EVERY`` steps and goes on from the last one.
 """
 
 import json
@@ -13,13 +14,14 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from sinkscope.avsr.evaluation import WordErrors, word_errors
 from sinkscope.avsr.inputs import Inputs
 from sinkscope.avsr.model import LlamaAvsr
 from sinkscope.experiments.backcopy import Backcopy
+from sinkscope.experiments.curriculum import Utterance, cut, heard_words, sentences_of
 from sinkscope.experiments.tiny_features import Features, FeatureStore
 
 __all__ = [
@@ -33,9 +35,13 @@ __all__ = [
 ]
 
 EVERY = 200
-RATES = ((4, 2), (16, 5), (4, 2), (8, 3), (16, 5), (4, 2))
+EASY = (4, 2)
+RATES = (EASY, EASY, (16, 5), (8, 3), EASY, (6, 3))
 MODALITIES = {"audiovisual": ("audio", "video"), "audio": ("audio",), "video": ("video",)}
 NEIGHBOURS = 300
+WHOLE = 9
+SHORT = 0.7
+NOISY, NOISY_AT_FIRST = 0.35, 0.1
 
 
 @dataclass(frozen=True)
@@ -44,22 +50,30 @@ class Schedule:
 
     Attributes:
         steps: optimiser steps.
-        batch: audio-visual sequences a step.
-        windows: windows of the pre-training task a step.
-        length: tokens of a window.
+        batch: whole utterances a step; of single sentences 2.2 times as many.
+        windows: windows of 64 tokens of the pre-training task a step, or a third of 192 tokens.
+        heard: weight of the dense loss at the first step; it falls to 0 over the run.
+        heard_until: share of the steps after which the dense loss is gone.
         rate: highest learning rate.
         decorrelation: weight of the mean squared cosine to BOS; 0 leaves it out.
-        decay: weight decay of matrices.
+        one: share of the steps, from the first, with single sentences only.
+        two: share of the steps after those with two sentences at most.
+        single: share of the later steps that still have single sentences.
+        easy: share of the steps, from the first, at rates 4 and 2 only and mostly without noise.
         seed: of every draw.
     """
 
-    steps: int = 2000
+    steps: int = 1600
     batch: int = 10
-    windows: int = 16
-    length: int = 64
+    windows: int = 12
+    heard: float = 1.0
+    heard_until: float = 0.8
     rate: float = 2e-3
     decorrelation: float = 0.0
-    decay: float = 0.0
+    one: float = 0.35
+    two: float = 0.2
+    single: float = 0.25
+    easy: float = 0.25
     seed: int = 0
 
 
@@ -69,11 +83,7 @@ def fine_tune(
     """Train in place; returns the learning curve on the development voices."""
     out.mkdir(parents=True, exist_ok=True)
     trained = [p for name, p in model.named_parameters() if "encoder" not in name]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": s.decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=s.rate, betas=(0.9, 0.95))
+    optimizer = torch.optim.AdamW(trained, lr=s.rate, betas=(0.9, 0.95), weight_decay=0.0)
     state = out / "state.pt"
     first, curve = 0, []
     if state.exists():
@@ -113,24 +123,55 @@ def _losses(
 ) -> dict[str, Tensor]:
     """The parts of the loss of one step; every draw comes from (seed, step)."""
     rng = np.random.default_rng([s.seed, step])
+    done = step / s.steps
     modality = list(MODALITIES)[step % len(MODALITIES)]
-    audio_rate, video_rate = RATES[int(rng.integers(len(RATES)))]
-    near = int(rng.integers(0, max(1, len(by_length) - NEIGHBOURS)))
-    chosen = rng.choice(by_length[near : near + NEIGHBOURS], s.batch, replace=False)
-    heard = store.noisy if rng.random() < 0.4 else store.clean
-    inputs = lay_out(
-        model,
-        [restrict(heard[i], modality) for i in chosen],
-        (audio_rate, video_rate),
-        texts=[store.texts[i] for i in chosen],
-    )
-    output = model(inputs, use_cache=False, output_hidden_states=s.decorrelation > 0)
-    windows = torch.from_numpy(task.windows(s.windows, s.length, rng=rng))
-    rest = model.llm(input_ids=windows, labels=windows, use_cache=False)
+    sentences = _sentences(s, done, rng)
+    chosen = _choose(by_length, s.batch, sentences, rng)
+    rates = RATES[int(rng.integers(len(RATES)))] if done >= s.easy else EASY
+    noisy = rng.random() <= (NOISY if done >= s.easy else NOISY_AT_FIRST)
+    heard = store.noisy if noisy else store.clean
+    said = [_part(Utterance(heard[i], store.words[i]), sentences, rng) for i in chosen]
+    length, share = (64, 1) if rng.random() < SHORT else (192, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        features = [restrict(utterance.features, modality) for utterance in said]
+        inputs = lay_out(model, features, rates, texts=[utterance.text for utterance in said])
+        output = model(inputs, use_cache=False, output_hidden_states=s.decorrelation > 0)
+        windows = torch.from_numpy(task.windows(s.windows // share, length, rng=rng))
+        rest = model.llm(input_ids=windows, labels=windows, use_cache=False)
     parts = {"speech": output.loss, "windows": rest.loss}
+    weight = s.heard * max(0.0, 1 - done / s.heard_until)
+    if weight > 0:
+        vocabulary = model.tokenizer.get_vocab()
+        labels = heard_words(inputs, [utterance.words for utterance in said], vocabulary)
+        scores = output.logits.float().flatten(0, 1)
+        parts["heard"] = weight * nn.functional.cross_entropy(scores, labels.flatten())
     if s.decorrelation > 0:
         parts["decorrelation"] = s.decorrelation * _cosine_squared(output.hidden_states, inputs)
     return parts
+
+
+def _sentences(s: Schedule, done: float, rng: np.random.Generator) -> int:
+    """The number of sentences of this step's utterances at most."""
+    if done < s.one or rng.random() < s.single:
+        return 1
+    return 2 if done < s.one + s.two else WHOLE
+
+
+def _choose(
+    by_length: np.ndarray, batch: int, sentences: int, rng: np.random.Generator
+) -> Int64[np.ndarray, " sample"]:
+    near = int(rng.integers(0, max(1, len(by_length) - NEIGHBOURS)))
+    if sentences == WHOLE:
+        return rng.choice(by_length[near : near + NEIGHBOURS], batch, replace=False)
+    return rng.choice(by_length, round(2.2 * batch / sentences), replace=False)
+
+
+def _part(whole: Utterance, sentences: int, rng: np.random.Generator) -> Utterance:
+    """So many neighbouring sentences of an utterance, or all of it."""
+    rest = sentences_of(whole) - sentences
+    if rest <= 0:
+        return whole
+    return cut(whole, int(rng.integers(0, rest + 1)), sentences)
 
 
 def _cosine_squared(

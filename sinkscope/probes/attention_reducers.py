@@ -46,7 +46,7 @@ class SegmentAttention(_MapReducer):
         heads = len(value.weights)
         sums = value.weights.new_zeros(heads, len(SEGMENTS), value.last_key)
         counts = torch.zeros(len(SEGMENTS), value.last_key, dtype=torch.int32, device=sums.device)
-        received = member.to(value.weights.dtype) @ value.weights
+        received = torch.from_numpy(member).to(value.weights) @ value.weights
         seeing = _seeing(value, member)
         for i, segment in enumerate(present):
             sums[:, segment, value.first_key :] = received[:, i]
@@ -107,20 +107,19 @@ class ArgmaxShare(_MapReducer):
         return {"argmax_count": ("head", "key")}
 
 
-def _membership(value: Rows) -> tuple[list[int], Float[Tensor, "segment query"]]:
+def _membership(value: Rows) -> tuple[list[int], Float[np.ndarray, "segment query"]]:
     """The segments of these queries, and 1 where a query belongs to one."""
-    present = np.unique(value.segments)
-    member = torch.from_numpy((present[:, None] == value.segments[None]).astype(np.float32))
-    return present.tolist(), member.to(value.weights.device)
+    present = sorted(set(value.segments.tolist()))
+    return present, np.equal.outer(present, value.segments).astype(np.float32)
 
 
-def _seeing(value: Rows, member: Float[Tensor, "segment query"]) -> Int[Tensor, "segment key"]:
+def _seeing(value: Rows, member: Float[np.ndarray, "segment query"]) -> Int[Tensor, "segment key"]:
     """How many queries of each segment see each key."""
     if value.visible is not None:
-        return (member @ value.visible.to(member.dtype)).to(torch.int32)
-    counts = member.sum(-1, keepdim=True).repeat(1, value.weights.shape[2])
-    own = value.start - value.first_key
-    width = counts.shape[1] - own
-    if width > 0:
-        counts[:, own:] = member @ torch.ones_like(member[:1]).T.expand(-1, width).tril()
-    return counts.to(torch.int32)
+        seen = value.visible.to(torch.float32)
+        return (torch.from_numpy(member).to(seen.device) @ seen).to(torch.int32)
+    keys = np.arange(value.first_key, value.last_key)
+    later = np.cumsum(member[:, ::-1], axis=1)[:, ::-1].astype(np.int32)
+    counts = later[:, np.clip(keys - value.start, 0, value.n_queries - 1)]
+    counts[:, keys >= value.start + value.n_queries] = 0
+    return torch.from_numpy(counts)

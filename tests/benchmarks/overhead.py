@@ -1,7 +1,8 @@
 """What looking costs: time and memory of a probe, as ratios to a plain forward.
 
 Run ``python -m tests.benchmarks.overhead``; ``--help`` lists the choices. Times are medians over
-interleaved rounds in one process on one thread, each divided by the plain forward of its own round.
+interleaved rounds in one process on one thread, each divided by the plain forward of its own round;
+processor time leaves out what other processes took meanwhile.
 Memory is the peak above the loaded model, each in a process of its own. Another process on the
 machine moves single figures by tenths: run it on a quiet machine, or with more rounds.
 """
@@ -89,24 +90,31 @@ def _print_times(tokens: int, rounds: int, *, peers: bool) -> None:
     for name in ("job", "default record"):
         run, _ = runners[name]
         assert torch.equal(run(model, ids), expected), f"{name}: logits differ"
-    seconds: dict[str, list[float]] = {name: [] for name in runners}
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in runners}
     for turn in range(rounds):
         few = max(2, rounds // 3)
         for name, (run, own) in runners.items():
             if name in PEERS and turn >= few:
                 continue
-            start = time.perf_counter()
+            start = time.perf_counter(), time.process_time()
             run(own, ids)
-            seconds[name].append(time.perf_counter() - start)
-    print(f"\n{tokens} tokens: time, ratio to a plain forward (logits bit-identical)")
+            taken = time.perf_counter() - start[0], time.process_time() - start[1]
+            seconds[name].append(taken)
+    print(f"\n{tokens} tokens: ratio to a plain forward, median (quartiles); logits bit-identical")
+    print(f"  {'':42s} {'time':^20s} {'processor time':^20s}")
     floor = np.array(seconds["plain forward"])
     for name, taken in seconds.items():
         ratios = np.array(taken) / floor[: len(taken)]
-        low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
+        cells = "".join(_cell(column) for column in ratios.T)
         asked = ASKED.get((name, tokens))
-        note = f"   asked: <= {asked:.2f}" if asked else ""
-        print(f"  {name:42s} {middle:5.2f}  ({low:.2f} to {high:.2f}){note}", flush=True)
-    print(f"  a plain forward took {np.median(floor):.2f} s")
+        note = f"  asked: <= {asked:.2f}" if asked else ""
+        print(f"  {name:42s}{cells}{note}", flush=True)
+    print("  a plain forward took {:.2f} s, {:.2f} s of the processor".format(*np.median(floor, 0)))
+
+
+def _cell(ratios: np.ndarray) -> str:
+    low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
+    return f"   {middle:5.2f} ({low:.2f} to {high:.2f})"
 
 
 def _print_memory(*, peers: bool) -> None:
