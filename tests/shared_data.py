@@ -1,4 +1,4 @@
-"""Where golden vectors and real clips lie when they stand beside the checkout; tests skip without them."""
+"""Where golden vectors and real clips lie beside the checkout; tests skip without them."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The pre-training text follows its own rules, and an interrupted run ends where a whole one does."""
+"""The pre-training text follows its rules; an interrupted run ends where a whole one does."""
 
 from pathlib import Path
 

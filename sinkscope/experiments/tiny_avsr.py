@@ -38,7 +38,7 @@ from sinkscope.avsr.synthetic import Split
 from sinkscope.experiments.backcopy import Backcopy, symbols
 from sinkscope.experiments.corpus import make_corpus, read_corpus
 from sinkscope.experiments.tiny_encoders import KINDS, Plan, train_encoder
-from sinkscope.experiments.tiny_evaluation import evaluate
+from sinkscope.experiments.tiny_evaluation import CLEAN, evaluate, extremes
 from sinkscope.experiments.tiny_features import FeatureStore, encode_split
 from sinkscope.experiments.tiny_lm import Pretraining, llm_config, pretrain, tiny_tokenizer
 from sinkscope.experiments.tiny_training import Schedule, fine_tune
@@ -50,6 +50,9 @@ SIZES: dict[Split, int] = {"dev": 300, "test": 300, "train": 6000}
 
 HEARD = 1200
 """Training clips that the joined model hears."""
+
+LOOKED_AT = 100
+"""Test clips whose attention and activations are measured."""
 
 GAIN = 3.0
 """How much larger the projectors' first weights are."""
@@ -105,10 +108,20 @@ def make_tiny_avsr(out: Path, *, name: str = "tiny-avsr", decorrelation: float =
         "stages": {stage: asdict(schedule) for stage, schedule in STAGES.items()},
         "decorrelation": decorrelation,
         "curve": curve,
-        "test voices": evaluate(LlamaAvsr.from_pretrained(folder), read_corpus(corpus, "test")),
+        **_figures(folder, corpus),
     }
     (folder / "training.json").write_text(json.dumps(report, indent=1))
     return folder
+
+
+def _figures(folder: Path, corpus: Path) -> dict[str, Any]:
+    """What the saved model does on the test voices: word errors, and what is extreme in it."""
+    model = LlamaAvsr.from_pretrained(folder).eval()
+    clips = list(read_corpus(corpus, "test"))
+    errors = evaluate(model, clips)
+    model.llm.set_attn_implementation("eager")
+    shown = {setting: extremes(model, clips[:LOOKED_AT], setting=setting) for setting in CLEAN}
+    return {"word errors, test voices": errors, "extreme tokens, test voices": shown}
 
 
 def join(out: Path, *, seed: int = 0) -> LlamaAvsr:

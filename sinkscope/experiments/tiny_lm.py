@@ -34,7 +34,7 @@ from torch.nn import functional
 from tqdm import trange
 
 from sinkscope.avsr.synthetic import random_text, vocabulary
-from sinkscope.avsr.tokens import text_ids, word_tokenizer
+from sinkscope.avsr.tokens import added_ids, text_ids, word_tokenizer
 from sinkscope.experiments.backcopy import Backcopy, symbols
 
 if TYPE_CHECKING:
@@ -175,8 +175,8 @@ def _loss(
     """The cross-entropy of one step's windows; every draw comes from (seed, step)."""
     rng = np.random.default_rng([plan.seed, step])
     task = Backcopy(
-        tokenizer.convert_tokens_to_ids("<s>"),
-        tokenizer.convert_tokens_to_ids(symbols()),
+        added_ids(tokenizer)["bos"],
+        [tokenizer.get_vocab()[symbol] for symbol in symbols()],
         trigger_share=plan.triggers(step),
         repeat_share=REPEAT_SHARE,
     )
@@ -193,10 +193,11 @@ def _sentences(
     tokenizer: "PreTrainedTokenizerFast", length: int, rng: np.random.Generator
 ) -> list[int]:
     """BOS, then utterances of two to four sentences with EOS after each, cut to a length."""
-    ids = [int(tokenizer.convert_tokens_to_ids("<s>"))]
+    special = added_ids(tokenizer)
+    ids = [special["bos"]]
     while len(ids) < length:
         ids += text_ids(tokenizer, random_text(rng, int(rng.integers(2, 5))))
-        ids.append(int(tokenizer.convert_tokens_to_ids("</s>")))
+        ids.append(special["eos"])
     return ids[:length]
 
 
