@@ -78,7 +78,9 @@ class Part:
         return len(self.ids) if self.features is None else len(self.features)
 
 
-def token_times(count: int, *, rate: int, frame_rate: float) -> Float64[np.ndarray, "token 2"]:
+def token_times(
+    count: int, *, rate: int, frame_rate: float | int
+) -> Float64[np.ndarray, "token 2"]:
     """The seconds that each token covers, when ``rate`` encoder frames make one token.
 
     >>> token_times(2, rate=4, frame_rate=50).tolist()
