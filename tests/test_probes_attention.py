@@ -150,7 +150,7 @@ def test_a_row_that_sees_nothing_attends_to_nothing() -> None:
     rows = made.rows(0, 4)
     assert rows.weights[0].sum(-1).tolist() == pytest.approx([1, 1, 0, 1])
     assert torch.isfinite(ss.RowEntropy().reduce(rows)["entropy"]).all()
-    assert ss.SegmentAttention().reduce(rows)["queries"][0].tolist() == [3, 2, 1, 1]
+    assert ss.SegmentAttention().reduce(rows)["queries bos"].tolist() == [3, 2, 1, 1]
 
 
 # -- what must be refused ----------------------------------------------------------------------

@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
+from torch.nn import functional
 
 from sinkscope.errors import SiteError
 from sinkscope.glossary import SEGMENTS
-from sinkscope.probes.reducer import Cat, Reducer, Rule, State, Sum
+from sinkscope.probes.reducer import Cat, Reducer, Rule, State, Sum, extended
 from sinkscope.probes.values import Rows
 
 __all__ = ["ArgmaxShare", "RowEntropy", "SegmentAttention"]
@@ -38,20 +39,30 @@ class SegmentAttention(_MapReducer):
 
     def rules(self) -> Mapping[str, Rule]:
         """How two states combine."""
-        return {"segment_sum": Sum(), "queries": Sum()}
+        return {f"{what} {segment}": Sum() for segment in SEGMENTS for what in ("sum", "queries")}
 
     def reduce(self, value: Rows) -> State:
-        """``segment_sum[head, segment, key]`` and ``queries[segment, key]``."""
+        """For each segment with queries here, their sum ``[head, key]`` and number ``[key]``."""
         present, member = _membership(value)
-        heads = len(value.weights)
-        sums = value.weights.new_zeros(heads, len(SEGMENTS), value.last_key)
-        counts = torch.zeros(len(SEGMENTS), value.last_key, dtype=torch.int32, device=sums.device)
-        received = torch.from_numpy(member).to(value.weights) @ value.weights
+        sums = torch.from_numpy(member).to(value.weights) @ value.weights
         seeing = _seeing(value, member)
+        state = {}
         for i, segment in enumerate(present):
-            sums[:, segment, value.first_key :] = received[:, i]
-            counts[segment, value.first_key :] = seeing[i]
-        return {"segment_sum": sums, "queries": counts}
+            state[f"sum {SEGMENTS[segment]}"] = _from_first_key(sums[:, i], value)
+            state[f"queries {SEGMENTS[segment]}"] = _from_first_key(seeing[i], value)
+        return state
+
+    def finish(self, state: State) -> State:
+        """``segment_sum[head, segment, key]`` and ``queries[segment, key]``, 0 for the others."""
+        sums = [entry for name, entry in state.items() if name.startswith("sum")]
+        heads, keys = len(sums[0]), max(entry.shape[1] for entry in sums)
+        segment_sum = sums[0].new_zeros(heads, len(SEGMENTS), keys)
+        queries = torch.zeros(len(SEGMENTS), keys, dtype=torch.int32, device=sums[0].device)
+        for i, segment in enumerate(SEGMENTS):
+            if f"sum {segment}" in state:
+                segment_sum[:, i] = extended(state[f"sum {segment}"], [heads, keys])
+                queries[i] = extended(state[f"queries {segment}"], [keys])
+        return {"segment_sum": segment_sum, "queries": queries}
 
     def variables(self) -> Mapping[str, tuple[str, ...]]:
         """``segment_sum`` and ``queries``."""
@@ -75,7 +86,8 @@ class RowEntropy(_MapReducer):
             return {"entropy": torch.special.entr(value.weights).sum(-1)}
         highest = value.scores.amax(-1, keepdim=True)
         log_peak = value.weights.amax(-1).clamp_min(torch.finfo(value.weights.dtype).tiny).log()
-        spread = (value.scores - highest).mul_(value.weights).sum(-1)
+        spread = torch.sub(value.scores, highest, out=value.workspace("entropy"))
+        spread = spread.mul_(value.weights).sum(-1)
         mass = 1 if value.complete else value.weights.sum(-1)
         return {"entropy": (-log_peak * mass - spread).clamp_min(0)}
 
@@ -113,13 +125,19 @@ def _membership(value: Rows) -> tuple[list[int], Float[np.ndarray, "segment quer
     return present, np.equal.outer(present, value.segments).astype(np.float32)
 
 
+def _from_first_key(entry: Shaped[Tensor, "... key"], value: Rows) -> Shaped[Tensor, "... all"]:
+    """The entry with zeros for the keys before those of the block."""
+    return functional.pad(entry, (value.first_key, 0)) if value.first_key else entry
+
+
 def _seeing(value: Rows, member: Float[np.ndarray, "segment query"]) -> Int[Tensor, "segment key"]:
     """How many queries of each segment see each key."""
     if value.visible is not None:
         seen = value.visible.to(torch.float32)
         return (torch.from_numpy(member).to(seen.device) @ seen).to(torch.int32)
-    keys = np.arange(value.first_key, value.last_key)
-    later = np.cumsum(member[:, ::-1], axis=1)[:, ::-1].astype(np.int32)
-    counts = later[:, np.clip(keys - value.start, 0, value.n_queries - 1)]
-    counts[:, keys >= value.start + value.n_queries] = 0
-    return torch.from_numpy(counts)
+    counts = np.empty((len(member), value.weights.shape[2]), np.int32)
+    own = max(0, value.start - value.first_key)
+    counts[:, :own] = member.sum(1, keepdims=True)
+    later = np.cumsum(member[:, ::-1], axis=1)[:, ::-1]
+    counts[:, own:] = later[:, : counts.shape[1] - own]
+    return torch.from_numpy(counts).to(value.weights.device)

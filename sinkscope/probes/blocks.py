@@ -5,8 +5,7 @@ sinks as one more column that is dropped. It is made a block of query rows at a 
 wide as the block sees, in float32 (float64 if q is), whatever the model computes in.
 """
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,36 +14,20 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sinkscope.probes.scratch import Scratch
 from sinkscope.probes.values import Rows
 
-__all__ = ["AttentionMap", "Scratch", "compute_dtype"]
+__all__ = ["AttentionMap", "compute_dtype"]
 
 _UNSEEN = -1e30
-_FEWEST_ROWS, _MOST_ROWS = 16, 128
-_BLOCK = {"cpu": 2**20}
+_FEWEST_ROWS, _MOST_ROWS = 16, 64
+_BLOCK = {"cpu": 2**22}
 _BLOCK_ELSEWHERE = 2**26
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """What statistics of a map are computed in: float32, or float64 where the model is."""
     return torch.float64 if dtype is torch.float64 else torch.float32
-
-
-class Scratch:
-    """Memory that the blocks of many maps use in turn: fresh pages cost more than the arithmetic.
-
-    What is made in it holds until the next block is asked for.
-    """
-
-    def __init__(self) -> None:
-        self._buffers: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
-
-    def take(self, use: str, shape: Sequence[int], like: Tensor) -> Tensor:
-        """Memory of a shape, of the dtype and device of ``like``; each use has its own."""
-        place, size = (use, like.dtype, like.device), math.prod(shape)
-        if place not in self._buffers or len(self._buffers[place]) < size:
-            self._buffers[place] = like.new_empty(size)
-        return self._buffers[place][:size].view(*shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,6 +113,7 @@ class AttentionMap:
             visible=visible,
             scores=scores,
             complete=self.sinks is None,
+            scratch=scratch,
         )
 
     def _block_rows(self) -> int:

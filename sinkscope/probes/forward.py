@@ -10,10 +10,11 @@ from torch import Tensor
 
 from sinkscope.errors import SiteError
 from sinkscope.probes.attention import AttentionCall
-from sinkscope.probes.blocks import AttentionMap, Scratch
+from sinkscope.probes.blocks import AttentionMap
 from sinkscope.probes.formula import refuse_unlike
 from sinkscope.probes.keep import Keep
 from sinkscope.probes.reducer import Merger, Reducer, State
+from sinkscope.probes.scratch import Scratch
 from sinkscope.probes.stitching import Key, Part, Stream, at, side_by_side
 from sinkscope.probes.values import Tokens
 
@@ -86,9 +87,9 @@ class Forward:
         if missing:
             site, layer = missing[0]
             raise SiteError(
-                f"Site {site!r} of layer {layer} was not seen in a whole forward, nor were "
-                f"{len(missing) - 1} others; the model does not run this module, or not through "
-                "transformers' attention interface."
+                f"Site {site!r} of layer {layer} was not seen in a whole forward "
+                f"({len(missing)} of {len(self.readers)} were not); the model does not run this "
+                "module, or not through transformers' attention interface."
             )
         for (sample, key), state in self.states.items():
             stream = self.streams[sample]
@@ -172,8 +173,9 @@ class Forward:
             return
         layers = self._layers(number)
         if layer == layers[0]:
-            self.kept[number] = self.kept.get(number, 0) + size * len(layers)
-            reducer.refuse(self.kept[number], f"{len(layers)} layers of {len(self.parts)} samples")
+            total = self.kept.get(number, 0) + size * len(layers)
+            reducer.refuse(total, f"{len(layers)} layers of what was run so far")
+            self.kept[number] = total
 
     def _layers(self, number: int) -> list[int]:
         return sorted(layer for (_, layer), numbers in self.readers.items() if number in numbers)

@@ -18,7 +18,7 @@ __all__ = ["bit_counts", "counted_lower_median", "lower_median"]
 
 _SIGN = 2**15
 _SAMPLED = 2**14
-_MARGIN = 0.015
+_MARGIN = 0.02
 
 
 def lower_median(magnitudes: Float[Tensor, " value"]) -> Float[Tensor, ""]:
@@ -31,7 +31,7 @@ def lower_median(magnitudes: Float[Tensor, " value"]) -> Float[Tensor, ""]:
         return magnitudes.median()
     numbers = magnitudes.numpy()
     rank = (len(numbers) - 1) // 2
-    sample = numbers[:: len(numbers) // _SAMPLED]
+    sample = numbers[:: len(numbers) // _SAMPLED | 1]  # odd: else it would see few features
     ends = [int(share * len(sample)) for share in (0.5 - _MARGIN, 0.5 + _MARGIN)]
     low, high = np.partition(sample, ends)[ends]
     below = np.count_nonzero(numbers < low)

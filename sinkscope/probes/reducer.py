@@ -25,7 +25,19 @@ from torch import Tensor
 from sinkscope.errors import SiteError
 from sinkscope.glossary import SITES
 
-__all__ = ["Cat", "Max", "Merger", "Reducer", "Rule", "State", "Sum", "Top", "merge", "site_prefix"]
+__all__ = [
+    "Cat",
+    "Max",
+    "Merger",
+    "Reducer",
+    "Rule",
+    "State",
+    "Sum",
+    "Top",
+    "extended",
+    "merge",
+    "site_prefix",
+]
 
 State = Mapping[str, Tensor]
 """What a reducer knows of one sample in one layer, by the names of its entries."""
@@ -113,7 +125,7 @@ class Merger:
     """States of consecutive parts of one sample, combined as they come. They are left as they are.
 
     Attributes:
-        rules: how each entry combines; every state has these entries.
+        rules: how each entry combines; a state may lack entries that say nothing new of its part.
         backwards: whether the last part comes first.
     """
 
@@ -124,14 +136,14 @@ class Merger:
 
     def add(self, state: State) -> None:
         """Take the state of the next part in."""
-        for name, rule in self.rules.items():
-            entries = self._lists.setdefault(name, [])
+        for name, entry in state.items():
+            rule, entries = self.rules[name], self._lists.setdefault(name, [])
             if isinstance(rule, Sum):
-                self._sums[name] = _added(self._sums.get(name), state[name])
+                self._sums[name] = _added(self._sums.get(name), entry)
             elif isinstance(rule, Max) and entries:
-                entries[0] = torch.maximum(entries[0], state[name])
+                entries[0] = torch.maximum(entries[0], entry)
             else:
-                entries.append(state[name])
+                entries.append(entry)
 
     def result(self) -> dict[str, Tensor]:
         """The state of all parts together; there must have been one."""
@@ -139,8 +151,8 @@ class Merger:
         merged = {
             name: self._sums[name]
             if name in self._sums
-            else _joined(self._lists[name][::step], rule)
-            for name, rule in self.rules.items()
+            else _joined(entries[::step], self.rules[name])
+            for name, entries in self._lists.items()
         }
         return _topmost(merged, self.rules)
 
@@ -163,7 +175,7 @@ def _added(total: Tensor | None, entry: Tensor) -> Tensor:
     if total is None:
         return entry.clone()
     if any(new > old for new, old in zip(entry.shape, total.shape, strict=True)):
-        total = _extended(total, [max(s) for s in zip(entry.shape, total.shape, strict=True)])
+        total = extended(total, [max(s) for s in zip(entry.shape, total.shape, strict=True)])
     total[tuple(slice(0, size) for size in entry.shape)] += entry
     return total
 
@@ -174,22 +186,22 @@ def _joined(entries: list[Tensor], rule: Rule) -> Tensor:
     axis = (rule.axis if isinstance(rule, Cat) else -1) % entries[0].ndim
     shape = [max(sizes) for sizes in zip(*(entry.shape for entry in entries), strict=True)]
     even = [
-        _extended(entry, [*shape[:axis], entry.shape[axis], *shape[axis + 1 :]])
-        for entry in entries
+        extended(entry, [*shape[:axis], entry.shape[axis], *shape[axis + 1 :]]) for entry in entries
     ]
     return torch.cat(even, dim=axis)
 
 
-def _extended(entry: Tensor, shape: Sequence[int]) -> Tensor:
+def extended(entry: Tensor, shape: Sequence[int]) -> Tensor:
+    """The entry with zeros at the end of its axes, up to a shape."""
     if list(entry.shape) == list(shape):
         return entry
-    extended = entry.new_zeros(shape)
-    extended[tuple(slice(0, size) for size in entry.shape)] = entry
-    return extended
+    longer = entry.new_zeros(shape)
+    longer[tuple(slice(0, size) for size in entry.shape)] = entry
+    return longer
 
 
 def _topmost(state: dict[str, Tensor], rules: Mapping[str, Rule]) -> dict[str, Tensor]:
-    tops = {name: rule for name, rule in rules.items() if isinstance(rule, Top)}
+    tops = {name: rule for name in state if isinstance(rule := rules[name], Top)}
     for name, rule in tops.items():
         if name != rule.by:
             continue

@@ -16,7 +16,7 @@ from sinkscope.probes.values import Tokens
 
 __all__ = ["BosSimilarity", "Median", "Norms", "TopActivations", "token_axes"]
 
-_HALF = (torch.bfloat16, torch.float16)
+_HALF = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
 _NORM_NAMES = {"q": "query_norm", "k": "key_norm", "v": "value_norm"}
 
 
@@ -100,29 +100,24 @@ class Median(_TokenReducer):
     """
 
     def rules(self) -> Mapping[str, Rule]:
-        """How two states combine; a state has as many magnitudes, or counts, as there were."""
-        return {"magnitudes": Cat(axis=0), "half": Sum(), "bfloat16": Sum()}
+        """How two states combine; a state has one of these."""
+        return {"magnitudes": Cat(axis=0), "float16": Sum(), "bfloat16": Sum()}
 
     def reduce(self, value: Tokens) -> State:
         """Counts of the bits of sixteen-bit magnitudes, else the magnitudes."""
-        states = value.values
-        none = states.new_empty(0, dtype=torch.float32)
-        uncounted = torch.zeros(0, dtype=torch.int64, device=states.device)
-        if states.dtype not in _HALF:
-            return {"magnitudes": states.abs().flatten(), "half": uncounted, "bfloat16": uncounted}
-        counts = bit_counts(states)
-        wide = states.dtype is torch.bfloat16
-        half, brain = (uncounted, counts) if wide else (counts, uncounted)
-        return {"magnitudes": none, "half": half, "bfloat16": brain}
+        kind = _HALF.get(value.values.dtype)
+        if kind is not None:
+            return {kind: bit_counts(value.values)}
+        return {"magnitudes": value.values.abs().flatten()}
 
     def finish(self, state: State) -> State:
         """``median``, a number."""
-        if len(state["magnitudes"]):
-            median = lower_median(state["magnitudes"])
-        elif len(state["half"]):
-            median = counted_lower_median(state["half"], torch.float16)
+        ((kind, entry),) = state.items()
+        dtypes = {name: dtype for dtype, name in _HALF.items()}
+        if kind in dtypes:
+            median = counted_lower_median(entry, dtypes[kind])
         else:
-            median = counted_lower_median(state["bfloat16"], torch.bfloat16)
+            median = lower_median(entry)
         return {f"{site_prefix(self.site)}median": median}
 
     def variables(self) -> Mapping[str, tuple[str, ...]]:

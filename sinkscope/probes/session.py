@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from sinkscope.errors import InputError, SiteError
 from sinkscope.layout import TokenLayout
 from sinkscope.probes.attention import Watcher, watching
-from sinkscope.probes.blocks import Scratch
 from sinkscope.probes.caches import Caches, length_of
 from sinkscope.probes.forward import Forward
 from sinkscope.probes.reducer import Reducer
+from sinkscope.probes.scratch import Scratch
 from sinkscope.probes.stitching import Ends, Stream, decode_tokens, open_streams
 from sinkscope.record import ClipSummary
 from sinkscope.subjects.anatomy import ATTENTION_SITES
@@ -48,6 +48,7 @@ class Session:
         self._checked: set[int] = set()
         self._kept: dict[int, int] = {}
         self._scratch = Scratch()
+        self._ends = _ends(subject)
         for number, reducer in enumerate(self.reducers):
             for layer in layers_of(reducer, subject):
                 self._readers.setdefault((reducer.site, layer), []).append(number)
@@ -127,7 +128,7 @@ class Session:
             self._offsets(cache, positions),
             grows=cache is not None or self._makes_cache(given),
             checked=self._checked,
-            kept=self._kept,
+            kept=dict(self._kept),
             scratch=self._scratch,
         )
 
@@ -146,7 +147,7 @@ class Session:
         mask, ids = given.get("attention_mask"), given.get("input_ids")
         attended = _attended(mask, len(streams), positions)
         rows = None if ids is None else ids.tolist()
-        for i, real in enumerate(decode_tokens(streams, rows, attended, self._ends())):
+        for i, real in enumerate(decode_tokens(streams, rows, attended, self._ends)):
             chosen = np.flatnonzero(real)
             labels = [f"r{streams[i].padded + place}" for place in chosen]
             if rows is not None:
@@ -158,7 +159,7 @@ class Session:
         if now is None:
             return
         now.commit()
-        self._undo = []
+        self._kept, self._undo = now.kept, []
         new = [stream for stream in now.streams if not stream.recorded]
         for stream in new:
             stream.recorded = True
@@ -185,22 +186,8 @@ class Session:
 
     def _makes_cache(self, given: Mapping[str, Any]) -> bool:
         asked = given.get("use_cache")
-        return bool(self._config("use_cache") if asked is None else asked)
-
-    def _config(self, name: str) -> Any:
-        return getattr(self.subject.anatomy.decoder.config, name, None)
-
-    def _ends(self) -> Ends:
-        """What ends a generated sample, by the model's generation settings and configuration."""
-        owners = [
-            module.generation_config
-            for module in self.subject.model.modules()
-            if getattr(module, "generation_config", None) is not None
-        ]
-        owners.append(self.subject.anatomy.decoder.config)
-        end = _first(owners, "eos_token_id")
-        several = end if isinstance(end, list | tuple) else [] if end is None else [end]
-        return Ends(frozenset(several), _first(owners, "pad_token_id"))
+        usual = getattr(self.subject.anatomy.decoder.config, "use_cache", False)
+        return bool(usual if asked is None else asked)
 
 
 def layers_of(reducer: Reducer, subject: Subject) -> tuple[int, ...]:
@@ -233,6 +220,16 @@ def _attended(mask: Any, samples: int, positions: int) -> Bool[np.ndarray, "samp
     if isinstance(mask, Tensor) and mask.ndim == 2:
         return mask[:, -positions:].bool().cpu().numpy()
     return np.ones((samples, positions), dtype=bool)
+
+
+def _ends(subject: Subject) -> Ends:
+    """What ends a generated sample, by the model's generation settings and configuration."""
+    owners = [getattr(module, "generation_config", None) for module in subject.model.modules()]
+    owners = [owner for owner in owners if owner is not None]
+    owners.append(subject.anatomy.decoder.config)
+    end = _first(owners, "eos_token_id")
+    several = end if isinstance(end, list | tuple) else [] if end is None else [end]
+    return Ends(frozenset(several), _first(owners, "pad_token_id"))
 
 
 def _first(owners: Sequence[Any], name: str) -> Any:

@@ -3,12 +3,14 @@
 Padding is left out before: tokens, queries and keys are counted among the real tokens.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from sinkscope.probes.scratch import Scratch
 
 __all__ = ["Rows", "Tokens"]
 
@@ -52,6 +54,7 @@ class Rows:
         scores: what softmax was taken of, very low where not visible; None where only the weights
             are known.
         complete: whether every row sums to 1.
+        scratch: memory that reducers may work in, as long as they keep nothing there.
     """
 
     weights: Float[Tensor, "head query key"]
@@ -62,6 +65,7 @@ class Rows:
     visible: Bool[Tensor, "query key"] | None = None
     scores: Float[Tensor, "head query key"] | None = None
     complete: bool = True
+    scratch: Scratch = field(default_factory=Scratch, compare=False, repr=False)
 
     @property
     def n_queries(self) -> int:
@@ -80,6 +84,10 @@ class Rows:
         queries = torch.arange(self.start, self.start + self.n_queries)
         keys = torch.arange(self.first_key, self.last_key)
         return (keys[None] <= queries[:, None]).to(self.weights.device)
+
+    def workspace(self, use: str) -> Float[Tensor, "head query key"]:
+        """Memory of the shape of ``weights``, with anything in it; each use has its own."""
+        return self.scratch.take(use, self.weights.shape, self.weights)
 
     def split(self, first: int) -> tuple["Rows", "Rows"]:
         """The first rows and the others, as two blocks would give them."""
