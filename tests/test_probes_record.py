@@ -245,3 +245,14 @@ def test_a_subject_is_taken_as_it_is() -> None:
 def test_own_reducers_only() -> None:
     record = ss.record(tiny("llama"), **batch(), reducers=[ss.Median("resid_pre")])
     assert set(record) == {"resid_pre_median", "length"}
+
+
+def test_a_bridge_of_transformer_lens(tmp_path) -> None:
+    """The bridge's model, hooked at transformers' own modules, equals the model's own record."""
+    pytest.importorskip("transformer_lens")
+    from tests.benchmarks.ways import bridge_of, random_llama
+
+    model, inputs = random_llama(eager=True), batch(samples=1)
+    expected = ss.record(model, **inputs, keep=["pattern"])
+    record = ss.record(bridge_of(model, str(tmp_path)), **inputs, keep=["pattern"])
+    check_same(record, expected)
