@@ -2,8 +2,8 @@
 
 Each is trained to tell the phoneme of every feature frame, a linear layer on top, and frozen after.
 Half of the clips are heard in noise (white, pink or babble of other clips, -5 to 20 dB); pictures
-are shifted, dimmed and partly covered. Writes ``OUT/{audio,video}.safetensors`` and a log of the
-accuracy on the development voices.
+are shifted, dimmed and partly covered. Needs about 5 GB of memory. Writes
+``OUT/{audio,video}.safetensors`` and a log of the accuracy on the development voices.
 """
 
 import argparse

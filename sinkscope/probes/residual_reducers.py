@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
 from sinkscope.errors import InputError, SiteError
@@ -68,7 +68,7 @@ class TopActivations(_TokenReducer):
         """``value`` and ``feature`` ``[token, rank]``, or with ``token``, all ``[rank]``."""
         states = value.values
         if self.per == "token":
-            features = _largest(states, self.k)
+            features = states.abs().topk(min(self.k, states.shape[-1]), dim=-1).indices
             return {"value": states.gather(-1, features), "feature": features.to(torch.int32)}
         rows = states.abs().amax(-1).topk(min(self.k, len(states))).indices
         flat = states[rows].flatten()
@@ -171,10 +171,9 @@ class BosSimilarity(_TokenReducer):
         if value.reference is None:
             raise SiteError("BosSimilarity: these tokens come without their reference token.")
         reference = value.reference.double()
-        norms = torch.linalg.vector_norm(value.values, dim=-1, dtype=torch.float64)
-        rows = max(1, 2**20 // max(1, value.values.shape[-1]))
-        products = torch.cat([part.double() @ reference for part in value.values.split(rows)])
-        cosine = products / (norms * torch.linalg.vector_norm(reference))
+        rows = max(1, 2**17 // max(1, len(reference)))
+        cosines = [_cosine(part.double(), reference) for part in value.values.split(rows)]
+        cosine = torch.cat(cosines)
         return {f"{site_prefix(self.site)}bos_cosine": cosine.float()}
 
     def variables(self) -> Mapping[str, tuple[str, ...]]:
@@ -187,20 +186,8 @@ def token_axes(site: str) -> tuple[str, ...]:
     return SITES[site].dims[1:]
 
 
-def _largest(
-    states: Float[Tensor, "token feature"], k: int, group: int = 16
-) -> Shaped[Tensor, "token rank"]:
-    """Features of the ``k`` largest magnitudes of each token, largest first; exact.
-
-    The largest ``k`` lie in the ``k`` groups with the largest maxima: only those are sorted.
-    """
-    magnitudes = states.abs()
-    tokens, width = magnitudes.shape
-    if width < 4 * k * group or width % group:
-        return magnitudes.topk(min(k, width), dim=-1).indices
-    peaks = magnitudes.view(tokens, width // group, group).amax(-1)
-    groups = peaks.topk(k, dim=-1, sorted=False).indices
-    offsets = torch.arange(group, device=states.device)
-    candidates = (groups[..., None] * group + offsets).flatten(1)
-    best = magnitudes.gather(1, candidates).topk(k, dim=-1).indices
-    return candidates.gather(1, best)
+def _cosine(
+    states: Float[Tensor, "token feature"], reference: Float[Tensor, " feature"]
+) -> Float[Tensor, " token"]:
+    norms = torch.linalg.vector_norm(states, dim=-1) * torch.linalg.vector_norm(reference)
+    return (states @ reference) / norms
