@@ -66,6 +66,14 @@ def test_logits_are_bit_equal_under_autocast_and_with_gradients() -> None:
     )
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft's own
+def test_a_model_wrapped_by_peft() -> None:
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(build("llama"), LoraConfig(target_modules=["q_proj", "v_proj"]))
+    check_bit_equal(model.eval(), batch("left"))
+
+
 def test_nothing_is_left_after_an_exception() -> None:
     model = build("llama")
     hooks, functions = hooks_of(model), table()

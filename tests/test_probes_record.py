@@ -256,3 +256,15 @@ def test_a_bridge_of_transformer_lens(tmp_path) -> None:
     expected = ss.record(model, **inputs, keep=["pattern"])
     record = ss.record(bridge_of(model, str(tmp_path)), **inputs, keep=["pattern"])
     check_same(record, expected)
+
+
+def test_texts_with_and_without_bos() -> None:
+    from tests.test_subjects_text import text_subject
+
+    subject, texts = text_subject(), ["one two three", "two"]
+    for bos in (True, False):
+        record = ss.record(subject, texts, prepend_bos=bos)
+        assert record.provenance["prepend_bos"] is bos
+        assert record.provenance["bos_present"] == [bos, bos]
+        assert record["length"].values.tolist() == [3 + bos, 1 + bos]
+        assert record["bos_cosine"][1, 0, 0] == pytest.approx(1)
