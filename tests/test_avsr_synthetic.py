@@ -105,8 +105,9 @@ def test_a_drawn_mouth_shows_its_opening() -> None:
     assert (wide[30:66, 30:66] < dark).sum() > 3 * (shut[30:66, 30:66] < dark).sum()
 
 
-def test_a_voice_that_does_not_exist_is_refused(speaker) -> None:
+@pytest.mark.parametrize("voice", ["nobody", "en+nobody"])
+def test_a_voice_that_does_not_exist_is_refused(speaker, voice) -> None:
     with pytest.raises(InputError, match="no such voice"):
-        speaker.speak(Utterance("bin", "nobody"))
+        speaker.speak(Utterance("bin", voice))
     samples, _ = speaker.speak(Utterance("bin", "en+m1"))
     assert len(samples) > 1000

@@ -128,6 +128,17 @@ def test_forward_is_the_models_own() -> None:
     assert torch.equal(subject.forward(inputs).logits, expected)
 
 
+def test_a_record_makes_the_logits_of_the_last_token_only() -> None:
+    model = tiny("llama")
+    seen = []
+    hook = model.lm_head.register_forward_hook(lambda *call: seen.append(call[2].shape[1]))
+    subject = ss.load(model)
+    ss.record(subject, input_ids=[[1, 2, 3, 4]])
+    subject.forward(next(iter(subject.batches(None, input_ids=[[1, 2, 3, 4]]))))
+    hook.remove()
+    assert seen == [1, 4]
+
+
 def test_embeddings() -> None:
     model = tiny("llama")
     subject, ids = ss.load(model), batch()["input_ids"]

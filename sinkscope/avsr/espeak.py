@@ -6,7 +6,7 @@ call gives the same samples, in any order, on one version of espeak-ng.
 
 Example:
     >>> with Speaker() as speaker:                                  # doctest: +SKIP
-    ...     samples, phonemes = speaker.speak("bin blue", voice="en-gb+m1")
+    ...     samples, phonemes = speaker.speak(Utterance("bin blue", voice="en-us+m1"))
 """
 
 import ctypes
@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -127,7 +128,8 @@ def _synthesize(utterance: Utterance) -> tuple[bytes, list[tuple[str, float, flo
     )(collect)
     library.espeak_Initialize(_RETRIEVAL, 0, None, _PHONEME_EVENTS_IN_IPA)
     library.espeak_SetSynthCallback(callback)
-    if library.espeak_SetVoiceByName(utterance.voice.encode()):
+    refused = library.espeak_SetVoiceByName(utterance.voice.encode())
+    if refused or not _has_variant(library, utterance.voice):
         raise OSError("it has no such voice")
     values = (utterance.rate, utterance.pitch, utterance.pitch_range)
     for parameter, value in zip((_RATE, _PITCH, _RANGE), values, strict=True):
@@ -143,6 +145,15 @@ def _synthesize(utterance: Utterance) -> tuple[bytes, list[tuple[str, float, flo
         if label and end > start
     ]
     return sound, spans
+
+
+def _has_variant(library: ctypes.CDLL, voice: str) -> bool:
+    """Whether the part after ``+`` exists; the library takes its default for one that does not."""
+    variant = voice.partition("+")[2]
+    folder = ctypes.c_char_p()
+    library.espeak_Info.restype = ctypes.c_char_p
+    library.espeak_Info(ctypes.byref(folder))
+    return not variant or (Path((folder.value or b"").decode()) / "voices/!v" / variant).is_file()
 
 
 def _answer(line: bytes, output: BinaryIO) -> None:

@@ -36,7 +36,7 @@ __all__ = [
 
 EVERY = 200
 EASY = (4, 2)
-RATES = (EASY, EASY, (16, 5), (8, 3), EASY, (6, 3))
+RATES = 7 * (EASY,) + 2 * ((8, 3), (6, 3)) + ((16, 5),)
 MODALITIES = {"audiovisual": ("audio", "video"), "audio": ("audio",), "video": ("video",)}
 NEIGHBOURS = 300
 WHOLE = 9

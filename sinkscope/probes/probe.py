@@ -92,7 +92,7 @@ class Probe:
         with torch.no_grad():
             for inputs in self.subject.batches(data, **given):
                 self._session.announce(inputs.layouts, inputs.clips)
-                self.subject.forward(inputs)
+                self.subject.forward(inputs, logits=False)
                 choices.add(inputs.prepend_bos)
         self._prepend_bos = choices.pop() if len(choices) == 1 else "as given"
 

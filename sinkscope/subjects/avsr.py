@@ -18,7 +18,7 @@ from sinkscope.layout import TokenLayout
 from sinkscope.subjects.anatomy import Anatomy
 from sinkscope.subjects.clip_layouts import layout_of_spans, summarise
 from sinkscope.subjects.huggingface import HuggingFaceSubject, huggingface_subject
-from sinkscope.subjects.running import describe_model, evaluating
+from sinkscope.subjects.running import describe_model, evaluating, fewest_logits
 from sinkscope.subjects.subject import Announce, ModelInputs
 
 __all__ = ["AvsrSubject", "avsr_subject"]
@@ -110,12 +110,13 @@ class AvsrSubject:
             layouts = self._layouts(inputs, [clip])
             yield ModelInputs({"inputs": inputs}, layouts, (summarise(clip),), bos)
 
-    def forward(self, inputs: ModelInputs) -> Any:
+    def forward(self, inputs: ModelInputs, *, logits: bool = True) -> Any:
         """Run the model in evaluation mode without gradients; its training flags are restored."""
         if "inputs" not in inputs.kwargs:
-            return self.text.forward(inputs)
+            return self.text.forward(inputs, logits=logits)
+        options = {} if logits or self.with_transcript else fewest_logits(self.model.llm)
         with evaluating(self.model):
-            return self.model(**inputs.kwargs, use_cache=False)
+            return self.model(**inputs.kwargs, use_cache=False, **options)
 
     @contextmanager
     def announcing(self, announce: Announce) -> Iterator[None]:

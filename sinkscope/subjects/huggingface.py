@@ -24,7 +24,7 @@ from sinkscope.subjects.given import (
     real_tokens,
 )
 from sinkscope.subjects.layouts import fit_layouts, numbered_layout, pad_layout, text_layout
-from sinkscope.subjects.running import describe_model, evaluating
+from sinkscope.subjects.running import describe_model, evaluating, fewest_logits
 from sinkscope.subjects.subject import Announce, ModelInputs
 from sinkscope.subjects.tokens import label_tokens, text_ids
 
@@ -81,10 +81,11 @@ class HuggingFaceSubject:
         for i, text in enumerate(texts):
             yield self._of_text(text, given[i] if layout is not None else None, prepend_bos)
 
-    def forward(self, inputs: ModelInputs) -> Any:
+    def forward(self, inputs: ModelInputs, *, logits: bool = True) -> Any:
         """Run the model in evaluation mode without gradients; its training flags are restored."""
+        options = self._uncached() | ({} if logits else fewest_logits(self.model))
         with evaluating(self.model):
-            return self.model(**inputs.kwargs, **self._uncached())
+            return self.model(**inputs.kwargs, **options)
 
     def announcing(self, announce: Announce) -> AbstractContextManager[None]:
         """Nothing to announce: a text model's layouts follow from what its decoder receives."""

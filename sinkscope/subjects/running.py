@@ -1,6 +1,7 @@
 """Runs a model without leaving a trace on it, and says what it is."""
 
 import hashlib
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -11,7 +12,7 @@ from torch import nn
 
 from sinkscope.subjects.anatomy import Anatomy
 
-__all__ = ["describe_model", "evaluating", "model_hash"]
+__all__ = ["describe_model", "evaluating", "fewest_logits", "model_hash"]
 
 HASHED = 16_384
 """Numbers of each weight that enter the hash, evenly spaced."""
@@ -29,6 +30,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+def fewest_logits(model: nn.Module) -> dict[str, int]:
+    """What makes a model compute the logits of the last token only; nothing where it cannot.
+
+    The logits of 4,096 tokens over a vocabulary of 256,000 words would take 4 GB.
+    """
+    unwrap = getattr(model, "get_base_model", None)
+    base = unwrap() if unwrap else model
+    takes = "logits_to_keep" in inspect.signature(type(base).forward).parameters
+    return {"logits_to_keep": 1} if takes else {}
 
 
 def describe_model(model: nn.Module, anatomy: Anatomy) -> dict[str, Any]:

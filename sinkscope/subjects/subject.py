@@ -87,8 +87,11 @@ class Subject(Protocol):
         """The forwards that the data asks for, in order; every argument is checked."""
         ...
 
-    def forward(self, inputs: ModelInputs) -> Any:
-        """Run the model in evaluation mode without gradients; its training flags are restored."""
+    def forward(self, inputs: ModelInputs, *, logits: bool = True) -> Any:
+        """Run the model in evaluation mode without gradients; its training flags are restored.
+
+        Without ``logits`` only those of the last token are made, where the model can do so.
+        """
         ...
 
     def announcing(self, announce: Announce) -> AbstractContextManager[None]:
