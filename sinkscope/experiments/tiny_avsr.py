@@ -81,13 +81,17 @@ STAGES: dict[str, Schedule] = {
 """The two runs of the joined model, in their order."""
 
 
-def make_tiny_avsr(out: Path, *, name: str = "tiny-avsr", decorrelation: float = 0.0) -> Path:
+def make_tiny_avsr(
+    out: Path, *, name: str = "tiny-avsr", decorrelation: float | int = 0.0, seed: int = 0
+) -> Path:
     """Do every stage that is not done yet; returns the model's folder.
 
     Args:
         out: folder of all results.
         name: of the model and its folder.
         decorrelation: weight of the mean squared cosine to BOS in both runs of the joined model.
+        seed: of the joined model's projectors, batches and draws. The encoders and the language
+            model are those of ``out``, whatever the seed.
     """
     start = time.monotonic()
     corpus, encoders = out / "corpus", out / "encoders"
@@ -97,22 +101,25 @@ def make_tiny_avsr(out: Path, *, name: str = "tiny-avsr", decorrelation: float =
             train_encoder(corpus, encoders, Plan(stream))
             (encoders / f"{stream}.done").touch()
     pretrain(out / "lm", Pretraining())
-    model = join(out)
+    model = join(out, seed=seed)
     train, dev = _cached(model, out, "train", HEARD), _cached(model, out, "dev", None)
     curve: list[dict[str, Any]] = []
+    schedules: dict[str, Schedule] = {}
     for stage, schedule in STAGES.items():
-        wanted = replace(schedule, decorrelation=decorrelation)
+        wanted = replace(schedule, decorrelation=decorrelation, seed=schedule.seed + 2 * seed)
+        schedules[stage] = wanted
         curve += fine_tune(model, train, dev, _task(model), out / f"{name}-{stage}", wanted)
     folder = out / name
     model.eval()
     model.save_pretrained(folder, dtype=torch.float16)
     report = {
-        "command": f"python -m sinkscope.experiments.tiny_avsr OUT --decorrelation {decorrelation}",
+        "command": f"python -m sinkscope.experiments.tiny_avsr OUT --name {name} "
+        f"--decorrelation {decorrelation:g} --seed {seed}",
         "seconds": round(time.monotonic() - start),
         "corpus": SIZES,
         "utterances": HEARD,
         "language model": asdict(Pretraining()),
-        "stages": {stage: asdict(schedule) for stage, schedule in STAGES.items()},
+        "stages": {stage: asdict(schedule) for stage, schedule in schedules.items()},
         "decorrelation": decorrelation,
         "curve": curve,
         **_figures(folder, corpus),
@@ -176,8 +183,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--name", default="tiny-avsr")
     parser.add_argument("--decorrelation", type=float, default=0.0)
+    parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
-    print(make_tiny_avsr(given.out, name=given.name, decorrelation=given.decorrelation))
+    print(
+        make_tiny_avsr(
+            given.out, name=given.name, decorrelation=given.decorrelation, seed=given.seed
+        )
+    )
 
 
 if __name__ == "__main__":
