@@ -167,6 +167,6 @@ def test_silence_and_a_black_picture_give_numbers() -> None:
 
 def test_an_unknown_kind_or_argument_is_refused() -> None:
     with pytest.raises(CheckpointError, match="known are tiny-audio, tiny-video"):
-        build_encoder("whisper", {})
+        build_encoder("clever", {})
     with pytest.raises(CheckpointError, match="legs"):
         build_encoder("tiny-audio", {"legs": 3})

@@ -1,17 +1,10 @@
-"""Encoders behind one interface: from clips to features, so many a second. Depends on torch.
+"""Tiny encoders: small convolutional nets that were trained to tell phonemes apart.
 
-Every encoder says its frame rate and width. The tiny ones here are small convolutional nets that
-were trained to tell phonemes apart (``sinkscope.experiments.tiny_encoders``).
-
-Example:
-    >>> encoder = build_encoder("tiny-audio", {"width": 32, "depth": 2})
-    >>> encoder.frame_rate, encoder.width
-    (50.0, 32)
+See ``sinkscope.experiments.tiny_encoders``. The authors of Llama-AVSR have no such encoders:
+``strict_original`` changes nothing here.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -21,41 +14,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sinkscope.avsr.clip import FRAME_RATE, SAMPLE_RATE, Clip
-from sinkscope.errors import CheckpointError, InputError
+from sinkscope.avsr.encoders.encoder import (
+    Encoder,
+    pictures_of,
+    real_frames,
+    refuse_short,
+    sounds_of,
+)
 
-__all__ = ["Encoder", "TinyAudioEncoder", "TinyVideoEncoder", "build_encoder"]
+__all__ = ["TinyAudioEncoder", "TinyVideoEncoder"]
 
 HOP = SAMPLE_RATE // 100
 WINDOW = SAMPLE_RATE // 40
 MELS = 80
 SMALL = 32
 AUDIO_RATE = 50.0
-
-
-class Encoder(nn.Module, ABC):
-    """From clips to features.
-
-    Attributes:
-        frame_rate: feature frames a second.
-        width: features of a frame.
-    """
-
-    frame_rate: float
-    width: int
-
-    @abstractmethod
-    def prepare(self, clips: Sequence[Clip]) -> tuple[Tensor, Int[Tensor, " sample"]]:
-        """The raw batch, padded with zeros at its end, and each sample's feature frames.
-
-        Raises:
-            InputError: if a clip lacks the stream, or is too short for one frame.
-        """
-
-    @abstractmethod
-    def forward(
-        self, batch: Tensor, lengths: Int[Tensor, " sample"]
-    ) -> Float[Tensor, "sample frame width"]:
-        """Features; frames beyond a sample's length are 0 and touched no other frame."""
 
 
 class _Residual(nn.Module):
@@ -94,24 +67,23 @@ class TinyAudioEncoder(Encoder):
         self.blocks = nn.ModuleList(_Residual(width) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
 
-    def prepare(self, clips: Sequence[Clip]) -> tuple[Tensor, Int[Tensor, " sample"]]:
+    def prepare(
+        self, clips: Sequence[Clip], *, strict_original: bool = False
+    ) -> tuple[Tensor, Int[Tensor, " sample"]]:
         """Waveforms ``(sample, samples)`` and feature frames: 50 for each whole second."""
-        for clip in clips:
-            if clip.waveform is None:
-                raise InputError(f"{clip.name} has no sound; choose modality='video' for it.")
-        waveforms = [torch.from_numpy(np.asarray(clip.waveform)) for clip in clips]
+        waveforms = sounds_of(clips)
         lengths = torch.tensor([len(waveform) // (2 * HOP) for waveform in waveforms])
-        _refuse_short(clips, lengths, "sound")
+        refuse_short(clips, lengths, "sound")
         return nn.utils.rnn.pad_sequence(waveforms, batch_first=True), lengths
 
     def forward(
-        self, batch: Tensor, lengths: Int[Tensor, " sample"]
+        self, batch: Tensor, lengths: Int[Tensor, " sample"], *, strict_original: bool = False
     ) -> Float[Tensor, "sample frame width"]:
         """Features of waveforms."""
         mels = self.log_mels(batch, lengths)
         x = rearrange(self.inward(rearrange(mels, "s f m -> s m f")), "s w f -> s f w")
         x = x[:, : int(lengths.max())]
-        mask = _mask(lengths, x.shape[1]).to(x)
+        mask = real_frames(lengths, x.shape[1])[..., None].to(x)
         x = x * mask
         for block in self.blocks:
             x = block(x, mask)
@@ -129,7 +101,7 @@ class TinyAudioEncoder(Encoder):
         window = torch.hann_window(WINDOW, device=batch.device)
         power = torch.fft.rfft(pieces * window, 512).abs() ** 2
         mels = torch.log(power @ self.bands + 1e-6)
-        mask = _mask(2 * lengths, mels.shape[1]).to(mels)
+        mask = real_frames(2 * lengths, mels.shape[1])[..., None].to(mels)
         count = mask.sum((1, 2), keepdim=True) * MELS
         mean = (mels * mask).sum((1, 2), keepdim=True) / count
         spread = (((mels - mean) * mask) ** 2).sum((1, 2), keepdim=True) / count
@@ -161,21 +133,20 @@ class TinyVideoEncoder(Encoder):
         self.blocks = nn.ModuleList(_Residual(width) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
 
-    def prepare(self, clips: Sequence[Clip]) -> tuple[Tensor, Int[Tensor, " sample"]]:
+    def prepare(
+        self, clips: Sequence[Clip], *, strict_original: bool = False
+    ) -> tuple[Tensor, Int[Tensor, " sample"]]:
         """Frames ``(sample, frame, 32, 32)`` from 0 to 1, and their number."""
-        for clip in clips:
-            if clip.frames is None:
-                raise InputError(f"{clip.name} has no picture; choose modality='audio' for it.")
-        pictures = [_shrunk(torch.from_numpy(np.asarray(clip.frames))) for clip in clips]
+        pictures = [_shrunk(picture) for picture in pictures_of(clips)]
         lengths = torch.tensor([len(picture) for picture in pictures])
-        _refuse_short(clips, lengths, "picture")
+        refuse_short(clips, lengths, "picture")
         return nn.utils.rnn.pad_sequence(pictures, batch_first=True), lengths
 
     def forward(
-        self, batch: Tensor, lengths: Int[Tensor, " sample"]
+        self, batch: Tensor, lengths: Int[Tensor, " sample"], *, strict_original: bool = False
     ) -> Float[Tensor, "sample frame width"]:
         """Features of frames, each clip's greys brought to mean 0 and deviation 1."""
-        mask = _mask(lengths, batch.shape[1]).to(batch)
+        mask = real_frames(lengths, batch.shape[1])[..., None].to(batch)
         real = mask[..., None]
         count = real.sum((1, 2, 3), keepdim=True) * SMALL * SMALL
         mean = (batch * real).sum((1, 2, 3), keepdim=True) / count
@@ -188,32 +159,6 @@ class TinyVideoEncoder(Encoder):
         return self.norm(x) * mask
 
 
-_KINDS: dict[str, Callable[..., Encoder]] = {
-    "tiny-audio": TinyAudioEncoder,
-    "tiny-video": TinyVideoEncoder,
-}
-
-
-def build_encoder(kind: str, config: Mapping[str, Any]) -> Encoder:
-    """An untrained encoder of a kind.
-
-    Args:
-        kind: ``"tiny-audio"`` or ``"tiny-video"``.
-        config: its arguments.
-
-    Raises:
-        CheckpointError: if the kind or an argument is not known.
-    """
-    if kind not in _KINDS:
-        raise CheckpointError(f"There is no encoder {kind!r}; known are {', '.join(_KINDS)}.")
-    try:
-        return _KINDS[kind](**config)
-    except TypeError as error:
-        raise CheckpointError(
-            f"Encoder {kind!r} cannot be built from its config: {error}."
-        ) from error
-
-
 def _shrunk(frames: Tensor) -> Float[Tensor, "frame 32 32"]:
     """Frames from 0 to 1; larger squares as the mean of what falls into each small pixel."""
     grey = frames.float() / 255
@@ -222,21 +167,6 @@ def _shrunk(frames: Tensor) -> Float[Tensor, "frame 32 32"]:
     if grey.shape[-2] % SMALL == 0 and grey.shape[-1] % SMALL == 0:
         return functional.adaptive_avg_pool2d(grey, SMALL)
     return functional.interpolate(grey[:, None], (SMALL, SMALL), mode="area")[:, 0]
-
-
-def _mask(lengths: Int[Tensor, " sample"], frames: int) -> Tensor:
-    """1 where a frame is real, shape (sample, frame, 1)."""
-    numbers = torch.arange(frames, device=lengths.device)
-    return (numbers[None] < lengths[:, None])[..., None].float()
-
-
-def _refuse_short(clips: Sequence[Clip], lengths: Tensor, stream: str) -> None:
-    for clip, length in zip(clips, lengths.tolist(), strict=True):
-        if length < 1:
-            raise InputError(
-                f"{clip.name}: its {stream} is too short for one frame ({clip.duration:.3f} s); "
-                "give a longer clip."
-            )
 
 
 def _mel_bands() -> Float[Tensor, "bin 80"]:
