@@ -21,6 +21,9 @@ VERSION = 1
 
 Modality = Literal["audio", "video", "audiovisual"]
 
+_STREAMS = ("audio", "video", "audiovisual")
+_RATES = tuple(f"{stream}_rates" for stream in _STREAMS)
+
 
 @dataclass(frozen=True)
 class EncoderConfig:
@@ -53,11 +56,17 @@ class AvsrConfig:
     """Everything that is needed to build a `LlamaAvsr` but its weights.
 
     Attributes:
-        llm: the fields of a ``transformers.LlamaConfig``.
+        llm: the fields of the LLM's configuration in transformers; ``model_type`` among them where
+            it is not ``"llama"``.
         audio_encoder: the encoder of sound, or None for a model without ears.
         video_encoder: the encoder of mouth crops, or None for a model without eyes.
+        audiovisual_encoder: one encoder of both in place of those two (Llama-AVSR's modality
+            ``audiovisual_avhubert``).
+        single_projector: whether that encoder reads both at once and gives one sequence of tokens
+            without delimiters; otherwise it reads each alone, and two projectors follow.
         audio_rates: feature frames that become one token, in training; the first is the default.
         video_rates: the same for video.
+        audiovisual_rates: the same for the one sequence.
         compression: ``"average"`` (mean over the frames) or ``"stack"`` (frames side by side,
             which ties the projector to one rate).
         projector_width: units of the projector's hidden layer.
@@ -70,8 +79,11 @@ class AvsrConfig:
     llm: dict[str, Any]
     audio_encoder: EncoderConfig | None = None
     video_encoder: EncoderConfig | None = None
+    audiovisual_encoder: EncoderConfig | None = None
+    single_projector: bool = False
     audio_rates: tuple[int, ...] = (4,)
     video_rates: tuple[int, ...] = (2,)
+    audiovisual_rates: tuple[int, ...] = (2,)
     compression: Literal["average", "stack"] = "average"
     projector_width: int = 256
     projector_norm: bool = False
@@ -79,14 +91,32 @@ class AvsrConfig:
     massive_ratio: float | int | None = None
 
     def __post_init__(self) -> None:
-        if self.audio_encoder is None and self.video_encoder is None:
-            raise InputError("AvsrConfig: no encoder; give audio_encoder, video_encoder or both.")
-        for name in ("audio_rates", "video_rates"):
+        apart = self.audio_encoder is not None or self.video_encoder is not None
+        if apart == (self.audiovisual_encoder is not None):
+            raise InputError(
+                "AvsrConfig: give audio_encoder, video_encoder or both, or else an "
+                f"audiovisual_encoder; {'both kinds' if apart else 'none'} was given."
+            )
+        if self.single_projector and self.audiovisual_encoder is None:
+            raise InputError("AvsrConfig: single_projector needs an audiovisual_encoder.")
+        for name in _RATES:
             _check_rates(name, getattr(self, name), self.compression)
         if self.compression not in ("average", "stack"):
             raise InputError(
                 f"AvsrConfig.compression is {self.compression!r}; use 'average' or 'stack'."
             )
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """The streams that become tokens, in their order."""
+        if self.audiovisual_encoder is not None:
+            return ("audiovisual",) if self.single_projector else ("audio", "video")
+        given = {"audio": self.audio_encoder, "video": self.video_encoder}
+        return tuple(stream for stream, encoder in given.items() if encoder is not None)
+
+    def rates(self, stream: str) -> tuple[int, ...]:
+        """Feature frames that become one token of a stream; the first is the default."""
+        return getattr(self, f"{stream}_rates")
 
     @property
     def hidden_size(self) -> int:
@@ -112,12 +142,12 @@ class AvsrConfig:
                 "this is no audio-visual LLM of this version."
             )
         _check_keys(values, cls, where)
-        nested = {"audio_encoder": EncoderConfig, "video_encoder": EncoderConfig}
+        nested = {f"{stream}_encoder": EncoderConfig for stream in _STREAMS}
         for name, kind in {**nested, "lora": LoraSettings}.items():
             if values.get(name) is not None:
                 _check_keys(values[name], kind, f"{where}, {name}")
                 values[name] = kind(**values[name])
-        for name in ("audio_rates", "video_rates"):
+        for name in _RATES:
             if name in values:
                 values[name] = tuple(values[name])
         return cls(**values)

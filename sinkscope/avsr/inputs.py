@@ -32,7 +32,7 @@ class Span:
 
     Attributes:
         name: ``bos``, ``audio_open``, ``audio``, ``audio_close``, ``video_open``, ``video``,
-            ``video_close``, ``prompt``, ``transcript``, ``eos`` or ``padding``.
+            ``video_close``, ``audiovisual``, ``prompt``, ``transcript``, ``eos`` or ``padding``.
         start: the first token.
         stop: the token after the last.
         times: for audio and video, the seconds where each token's input begins and ends.
@@ -96,6 +96,7 @@ def assemble(
     embedding: torch.nn.Embedding,
     pad_id: int,
     padding_side: Literal["left", "right"] = "right",
+    strict_original: bool = False,
 ) -> Inputs:
     """Joins the parts of each sample, and pads the samples to one length.
 
@@ -104,6 +105,8 @@ def assemble(
         embedding: the LLM's token embedding.
         pad_id: the token whose embedding fills the padding (it is masked).
         padding_side: where the padding goes.
+        strict_original: as Llama-AVSR's own code: padding is attended to like content, and BOS is
+            its own label (which is never predicted).
 
     Raises:
         InputError: no sample, or another padding side.
@@ -116,7 +119,7 @@ def assemble(
     length = max(sum(map(len, parts)) for parts in samples)
     rows = [_padded(parts, length=length, pad_id=pad_id, left=left) for parts in samples]
     device = embedding.weight.device
-    mask = torch.tensor([_mask(row) for row in rows], device=device)
+    mask = torch.tensor([_mask(row, every=strict_original) for row in rows], device=device)
     ids = torch.tensor([_ids(row) for row in rows], device=device)
     labelled = any(part.name in _TARGETS for parts in samples for part in parts)
     return Inputs(
@@ -125,7 +128,7 @@ def assemble(
         position_ids=(mask.long().cumsum(dim=1) - 1).clamp(min=0),
         spans=[_spans(row) for row in rows],
         token_ids=ids,
-        labels=torch.tensor([_labels(row) for row in rows], device=device) if labelled else None,
+        labels=_all_labels(rows, strict_original).to(device) if labelled else None,
     )
 
 
@@ -156,8 +159,8 @@ def _spans(row: Sequence[Part]) -> list[Span]:
     ]
 
 
-def _mask(row: Iterable[Part]) -> list[bool]:
-    return [part.name != "padding" for part in row for _ in range(len(part))]
+def _mask(row: Iterable[Part], *, every: bool) -> list[bool]:
+    return [every or part.name != "padding" for part in row for _ in range(len(part))]
 
 
 def _ids(row: Iterable[Part]) -> list[int]:
@@ -165,6 +168,13 @@ def _ids(row: Iterable[Part]) -> list[int]:
     return [int(value) for piece in pieces for value in piece]
 
 
-def _labels(row: Iterable[Part]) -> list[int]:
-    pieces = [part.ids if part.name in _TARGETS else [IGNORED] * len(part) for part in row]
+def _all_labels(
+    rows: Iterable[Iterable[Part]], strict_original: bool
+) -> Int64[Tensor, "sample token"]:
+    labelled = (*_TARGETS, "bos") if strict_original else _TARGETS
+    return torch.tensor([_labels(row, labelled) for row in rows])
+
+
+def _labels(row: Iterable[Part], labelled: Sequence[str]) -> list[int]:
+    pieces = [part.ids if part.name in labelled else [IGNORED] * len(part) for part in row]
     return [int(value) for piece in pieces for value in piece]

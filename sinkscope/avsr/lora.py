@@ -7,17 +7,27 @@ matrix at random, the reverse of the usual choice. PEFT does the rest; its ``lor
 """
 
 import math
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from sinkscope.avsr.config import LoraSettings
-from sinkscope.errors import InputError
+from sinkscope.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
-__all__ = ["attach_lora", "lora_rank", "merge_lora"]
+__all__ = [
+    "attach_lora",
+    "export_adapter",
+    "lora_rank",
+    "merge_lora",
+    "peft_name",
+    "published_name",
+    "read_adapter",
+]
 
 TARGETS = ("q_proj", "v_proj")
 """The projections that have a LoRA branch."""
@@ -50,18 +60,12 @@ def attach_lora(llm: "LlamaForCausalLM", settings: LoraSettings) -> "LlamaForCau
     Raises:
         InputError: see `lora_rank`; or the LLM has LoRA branches already.
     """
-    from peft import LoraConfig, inject_adapter_in_model
+    from peft import inject_adapter_in_model
 
     if _branches(llm):
         raise InputError("attach_lora: the LLM has LoRA branches already; merge them first.")
     rank = lora_rank(llm.config.hidden_size, reduction=settings.reduction)
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=rank * settings.alpha / settings.reduction,  # pyright: ignore[reportArgumentType]
-        target_modules=list(TARGETS),
-        lora_dropout=0.0,
-        bias="none",
-    )
+    config = _peft_config(rank, rank * settings.alpha / settings.reduction)
     inject_adapter_in_model(config, llm)
     for _, branch in _branches(llm):
         nn.init.zeros_(branch.lora_A["default"].weight)
@@ -75,6 +79,128 @@ def merge_lora(llm: "LlamaForCausalLM") -> "LlamaForCausalLM":
         branch.merge()
         llm.set_submodule(name, branch.get_base_layer())
     return llm
+
+
+def peft_name(name: str) -> str:
+    """What a weight of Llama-AVSR's own LLM is called once PEFT has put its branches in.
+
+    >>> peft_name("model.layers.0.self_attn.lora_up_V.weight")
+    'model.layers.0.self_attn.v_proj.lora_B.default.weight'
+    >>> peft_name("model.layers.0.self_attn.q_proj.weight")
+    'model.layers.0.self_attn.q_proj.base_layer.weight'
+    """
+    branch = re.fullmatch(r"(.*\.self_attn)\.lora_(down|up)_([QV])\.weight", name)
+    if branch:
+        block, way, letter = branch.groups()
+        return f"{block}.{letter.lower()}_proj.lora_{_PEFT[way]}.default.weight"
+    return re.sub(r"(\.self_attn\.[qv]_proj)\.(weight|bias)$", r"\1.base_layer.\2", name)
+
+
+def published_name(name: str) -> str:
+    """The inverse of `peft_name`.
+
+    >>> published_name("model.layers.0.self_attn.q_proj.lora_A.default.weight")
+    'model.layers.0.self_attn.lora_down_Q.weight'
+    """
+    branch = re.fullmatch(r"(.*\.self_attn)\.([qv])_proj\.lora_([AB])\.default\.weight", name)
+    if branch:
+        block, letter, side = branch.groups()
+        way = {"A": "down", "B": "up"}[side]
+        return f"{block}.lora_{way}_{letter.upper()}.weight"
+    return name.replace(".base_layer.", ".")
+
+
+def export_adapter(llm: "LlamaForCausalLM", folder: str | Path, *, base_model: str = "") -> None:
+    """Writes the branches as an adapter that PEFT reads with equal outputs.
+
+    Args:
+        llm: with branches.
+        folder: where ``adapter_config.json`` and ``adapter_model.safetensors`` go; it is made.
+        base_model: the name or folder of the LLM without branches, for the adapter's record.
+
+    Raises:
+        InputError: the LLM has no branches.
+    """
+    from safetensors.torch import save_file
+
+    branches = _branches(llm)
+    if not branches:
+        raise InputError("export_adapter: the LLM has no LoRA branches.")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    layer = branches[0][1]
+    config = _peft_config(layer.r["default"], layer.lora_alpha["default"])
+    config.base_model_name_or_path = base_model
+    config.task_type = "CAUSAL_LM"
+    config.inference_mode = True
+    config.save_pretrained(str(folder))
+    own = {
+        f"base_model.model.{name.replace('.default.', '.')}": value.detach().cpu().contiguous()
+        for name, value in llm.state_dict().items()
+        if ".lora_" in name
+    }
+    save_file(own, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def read_adapter(llm: "LlamaForCausalLM", folder: str | Path) -> LoraSettings:
+    """Adds the branches that a PEFT adapter holds to an LLM, in place.
+
+    Returns:
+        The settings that Llama-AVSR would call them by.
+
+    Raises:
+        CheckpointError: no adapter there, or one of another kind: only LoRA on the query and value
+            projections, without bias and without a scale of its own, is read.
+        InputError: the LLM has branches already.
+    """
+    from peft import PeftConfig
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    weights = folder / "adapter_model.safetensors"
+    if not (weights.is_file() and (folder / "adapter_config.json").is_file()):
+        raise CheckpointError(
+            f"{folder} holds no adapter_config.json with adapter_model.safetensors; give the "
+            "folder of a PEFT adapter."
+        )
+    config: Any = PeftConfig.from_pretrained(str(folder))
+    plain = config.peft_type == "LORA" and config.bias == "none" and not config.use_rslora
+    if not plain or set(config.target_modules) != set(TARGETS) or config.use_dora:
+        raise CheckpointError(
+            f"{folder}: the adapter is a {config.peft_type} on {sorted(config.target_modules)}; "
+            f"only plain LoRA on {' and '.join(TARGETS)} is read."
+        )
+    reduction = llm.config.hidden_size / config.r
+    settings = LoraSettings(reduction, config.lora_alpha / config.r * reduction)
+    attach_lora(llm, settings)
+    state = {
+        name.removeprefix("base_model.model.").replace(".weight", ".default.weight"): value
+        for name, value in load_file(weights).items()
+    }
+    wanted = {name for name in llm.state_dict() if ".lora_" in name}
+    odd = sorted(wanted.symmetric_difference(state))
+    if odd:
+        raise CheckpointError(
+            f"{weights} does not fit the LLM: {odd[0]} is on one side only ({len(odd)} such "
+            "names); use adapter and model as they were trained together."
+        )
+    llm.load_state_dict(state, strict=False)
+    return settings
+
+
+_PEFT = {"down": "A", "up": "B"}
+
+
+def _peft_config(rank: int, alpha: float | int) -> Any:
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # pyright: ignore[reportArgumentType]
+        target_modules=list(TARGETS),
+        lora_dropout=0.0,
+        bias="none",
+    )
 
 
 def _branches(llm: nn.Module) -> list[tuple[str, Any]]:

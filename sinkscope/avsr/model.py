@@ -18,16 +18,24 @@ from sinkscope.avsr.checkpoint import load_weights, read_weights, write_weights
 from sinkscope.avsr.clip import Clip
 from sinkscope.avsr.config import AvsrConfig, EncoderConfig, Modality
 from sinkscope.avsr.encoders import Encoder, build_encoder
+from sinkscope.avsr.generation import generate
 from sinkscope.avsr.inputs import Inputs, Part, Span, assemble, token_times
+from sinkscope.avsr.llm import build_llm
 from sinkscope.avsr.lora import attach_lora
+from sinkscope.avsr.parts import parts_of
 from sinkscope.avsr.projector import (
     Projector,
     compress_average,
     compress_stack,
     compressed_lengths,
 )
-from sinkscope.avsr.streams import MODALITIES, NAMES, chosen_rate, chosen_streams, refuse_short
-from sinkscope.avsr.tokens import PROMPTS, added_ids, text_ids
+from sinkscope.avsr.streams import (
+    chosen_rate,
+    chosen_streams,
+    refuse_remainder,
+    refuse_short,
+)
+from sinkscope.avsr.tokens import added_ids
 from sinkscope.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
@@ -49,13 +57,11 @@ class LlamaAvsr(nn.Module):
     """
 
     def __init__(self, config: AvsrConfig, tokenizer: "PreTrainedTokenizerFast") -> None:
-        from transformers import LlamaConfig, LlamaForCausalLM
-
         super().__init__()
         self.config = config
         self.tokenizer = tokenizer
         self.ids = added_ids(tokenizer)
-        self.llm = LlamaForCausalLM(LlamaConfig(**config.llm))
+        self.llm = build_llm(config.llm)
         if len(tokenizer) > self.llm.config.vocab_size:
             raise CheckpointError(
                 f"The tokenizer has {len(tokenizer)} entries, the LLM {self.llm.config.vocab_size} "
@@ -65,8 +71,10 @@ class LlamaAvsr(nn.Module):
             attach_lora(self.llm, config.lora)
         self.audio_encoder = _build(config.audio_encoder)
         self.video_encoder = _build(config.video_encoder)
-        self.audio_projector = self._projector(self.audio_encoder, config.audio_rates)
-        self.video_projector = self._projector(self.video_encoder, config.video_rates)
+        self.audiovisual_encoder = _build(config.audiovisual_encoder)
+        self.audio_projector = self._projector("audio")
+        self.video_projector = self._projector("video")
+        self.audiovisual_projector = self._projector("audiovisual")
         self.eval()
 
     def prepare(
@@ -77,8 +85,9 @@ class LlamaAvsr(nn.Module):
         audio_rate: int | None = None,
         video_rate: int | None = None,
         texts: Sequence[str] | None = None,
-        prepend_bos: bool = True,
+        prepend_bos: bool | None = None,
         padding_side: Literal["left", "right"] = "right",
+        strict_original: bool = False,
     ) -> Inputs:
         """Encodes, compresses and projects clips, and lays their tokens out.
 
@@ -86,10 +95,12 @@ class LlamaAvsr(nn.Module):
             clips: the utterances.
             modality: which streams to use; None uses what each clip has and the model can take.
             audio_rate: encoder frames a token; None is the model's default.
-            video_rate: the same for video.
+            video_rate: the same for video, and for the one sequence of a joint encoder.
             texts: one transcript a clip, the target; None leaves transcript and EOS away.
-            prepend_bos: whether BOS opens the sequence.
+            prepend_bos: whether BOS opens the sequence; None where the tokenizer has one.
             padding_side: where shorter samples are padded.
+            strict_original: as Llama-AVSR's own code: nothing is masked, so that the padding of
+                shorter clips is encoded and attended to like content.
 
         Raises:
             InputError: a clip lacks a stream or is too short for one token, or a rate or a text is
@@ -99,12 +110,13 @@ class LlamaAvsr(nn.Module):
             raise InputError(f"{len(texts)} texts for {len(clips)} clips; give one text a clip.")
         streams = [chosen_streams(clip, modality, self.config) for clip in clips]
         features: list[dict[str, Tensor]] = [{} for _ in clips]
-        asked = {"audio": audio_rate, "video": video_rate}
-        rates = {name: chosen_rate(name, rate, self.config) for name, rate in asked.items()}
+        asked = {"audio": audio_rate, "video": video_rate, "audiovisual": video_rate}
+        rates = {name: chosen_rate(name, asked[name], self.config) for name in self.config.streams}
         for stream, rate in rates.items():
             members = [index for index, names in enumerate(streams) if stream in names]
             if members:
-                tokens = self._features(stream, [clips[index] for index in members], rate)
+                own = [clips[index] for index in members]
+                tokens = self._features(stream, own, rate, strict_original=strict_original)
                 for index, value in zip(members, tokens, strict=True):
                     features[index][stream] = value
         samples = [
@@ -116,7 +128,7 @@ class LlamaAvsr(nn.Module):
             )
             for index, found in enumerate(features)
         ]
-        return self.assemble(samples, padding_side=padding_side)
+        return self.assemble(samples, padding_side=padding_side, strict_original=strict_original)
 
     def parts(
         self,
@@ -124,39 +136,35 @@ class LlamaAvsr(nn.Module):
         *,
         rates: dict[str, int],
         text: str | None = None,
-        prepend_bos: bool = True,
+        prepend_bos: bool | None = None,
     ) -> list[Part]:
         """The parts of one sample in Llama-AVSR's order.
 
         Args:
-            features: projected tokens (token, feature) of ``"audio"``, ``"video"`` or both.
+            features: projected tokens (token, feature) of ``"audio"``, ``"video"`` or both, or of
+                ``"audiovisual"``, which has no delimiters.
             rates: encoder frames a token, by stream.
             text: the transcript, or None.
-            prepend_bos: whether BOS opens the sequence.
+            prepend_bos: whether BOS opens the sequence; None where the tokenizer has one.
+
+        Raises:
+            InputError: BOS is asked for and the tokenizer has none.
         """
-        parts = [Part("bos", ids=[self.ids["bos"]])] if prepend_bos else []
-        for stream in MODALITIES["audiovisual"]:
-            if stream not in features:
-                continue
-            rate, frame_rate = rates[stream], self._encoder(stream).frame_rate
-            times = token_times(len(features[stream]), rate=rate, frame_rate=frame_rate)
-            parts += [
-                Part(f"{stream}_open", ids=[self.ids[f"{stream}_open"]]),
-                Part(stream, features=features[stream], times=times),
-                Part(f"{stream}_close", ids=[self.ids[f"{stream}_close"]]),
-            ]
-        prompt = PROMPTS[NAMES[tuple(sorted(features))]]
-        parts.append(Part("prompt", ids=text_ids(self.tokenizer, prompt)))
-        if text is not None:
-            parts.append(Part("transcript", ids=text_ids(self.tokenizer, text)))
-            parts.append(Part("eos", ids=[self.ids["eos"]]))
-        return parts
+        found = []
+        for stream, tokens in features.items():
+            rate, frame_rate = rates[stream], self.encoder(stream).frame_rate
+            times = token_times(len(tokens), rate=rate, frame_rate=frame_rate)
+            found.append(Part(stream, features=tokens, times=times))
+        return parts_of(
+            found, tokenizer=self.tokenizer, ids=self.ids, text=text, prepend_bos=prepend_bos
+        )
 
     def assemble(
         self,
         samples: Sequence[Sequence[Part]],
         *,
         padding_side: Literal["left", "right"] = "right",
+        strict_original: bool = False,
     ) -> Inputs:
         """Embeds and pads what `parts` gave for each sample."""
         return assemble(
@@ -164,6 +172,7 @@ class LlamaAvsr(nn.Module):
             embedding=self.llm.get_input_embeddings(),  # pyright: ignore[reportArgumentType]
             pad_id=self.ids["padding"],
             padding_side=padding_side,
+            strict_original=strict_original,
         )
 
     def project(
@@ -172,7 +181,7 @@ class LlamaAvsr(nn.Module):
         """Encoder frames to LLM tokens: compressed at a rate and projected.
 
         Args:
-            stream: ``"audio"`` or ``"video"``.
+            stream: ``"audio"``, ``"video"`` or ``"audiovisual"``.
             frames: encoder outputs (sample, frame, width), padded at the end.
             lengths: real frames of each sample.
             rate: frames a token.
@@ -181,9 +190,9 @@ class LlamaAvsr(nn.Module):
             Tokens (sample, token, feature), and how many of them are real in each sample.
         """
         compress = compress_stack if self.config.compression == "stack" else compress_average
-        projector = self.audio_projector if stream == "audio" else self.video_projector
+        projector = getattr(self, f"{stream}_projector")
         if projector is None:
-            raise InputError(f"This model has no {stream} encoder; use another modality.")
+            raise InputError(f"This model has no {stream} projector; use another modality.")
         return projector(compress(frames, rate=rate)), compressed_lengths(lengths, rate=rate)
 
     def forward(self, inputs: Inputs, **llm_kwargs: Any) -> "CausalLMOutputWithPast":
@@ -204,21 +213,20 @@ class LlamaAvsr(nn.Module):
         modality: Modality | None = None,
         audio_rate: int | None = None,
         video_rate: int | None = None,
-        max_new_tokens: int = 64,
-        num_beams: int = 1,
+        **how: Any,
     ) -> list[str]:
-        """Writes what is said: greedy (or beam) search, never sampled; in one batch.
+        """Writes what is said, by greedy search if nothing else is asked for; in one batch.
 
         Args:
             clips: one clip, or several.
             modality: as in `prepare`, as are the rates.
             audio_rate: for sound.
             video_rate: for mouth crops.
-            max_new_tokens: where a transcript is cut.
-            num_beams: 1 is greedy search.
+            how: as `sinkscope.avsr.generation.generate` takes it: ``max_new_tokens``,
+                ``num_beams``, ``temperature``, ``seed``.
 
         Raises:
-            InputError: see `prepare`.
+            InputError: see `prepare` and `generate`.
         """
         inputs = self.prepare(
             [clips] if isinstance(clips, Clip) else clips,
@@ -227,22 +235,12 @@ class LlamaAvsr(nn.Module):
             video_rate=video_rate,
             padding_side="left",
         )
-        ids = self.generate(inputs, max_new_tokens=max_new_tokens, num_beams=num_beams)
+        ids = self.generate(inputs, **how)
         return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
 
-    @torch.no_grad()
-    def generate(self, inputs: Inputs, *, max_new_tokens: int = 64, num_beams: int = 1) -> Tensor:
-        """Token ids (sample, token) that follow left-padded inputs, without sampling."""
-        return self.llm.generate(  # pyright: ignore[reportAttributeAccessIssue]
-            inputs_embeds=inputs.inputs_embeds,
-            attention_mask=inputs.attention_mask.long(),
-            max_new_tokens=max_new_tokens,
-            num_beams=num_beams,
-            do_sample=False,
-            bos_token_id=self.ids["bos"],
-            eos_token_id=self.ids["eos"],
-            pad_token_id=self.ids["padding"],
-        )
+    def generate(self, inputs: Inputs, **how: Any) -> Tensor:
+        """Token ids (sample, token) that follow left-padded inputs; ``how`` as in `transcribe`."""
+        return generate(self.llm, inputs, self.ids, **how)
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
         """Writes config, weights (in ``dtype``) and tokenizer into a folder, which is made."""
@@ -270,26 +268,49 @@ class LlamaAvsr(nn.Module):
         load_weights(model, state, where=str(folder))
         return model
 
-    def _encoder(self, stream: str) -> Encoder:
-        encoder = self.audio_encoder if stream == "audio" else self.video_encoder
-        if encoder is None:
-            raise InputError(f"This model has no {stream} encoder; use another modality.")
-        return encoder
+    def encoder(self, stream: str) -> Encoder:
+        """The encoder that makes a stream's features; one encoder may make two streams'.
 
-    def _projector(self, encoder: Encoder | None, rates: tuple[int, ...]) -> Projector | None:
-        if encoder is None:
-            return None
+        Raises:
+            InputError: the model does not make tokens of that stream.
+        """
+        if stream not in self.config.streams:
+            raise InputError(f"This model has no {stream} encoder; use another modality.")
+        return self.audiovisual_encoder or getattr(self, f"{stream}_encoder")
+
+    def encode(
+        self, stream: str, batch: Any, lengths: Tensor, *, strict_original: bool = False
+    ) -> Tensor:
+        """Encoder frames (sample, frame, width) of what the encoder's ``prepare`` gave."""
+        device = self.llm.device
+        there = (
+            {name: value.to(device) for name, value in batch.items()}
+            if isinstance(batch, dict)
+            else batch.to(device)
+        )
+        encoder = self.encoder(stream)
+        return encoder(there, lengths.to(device), strict_original=strict_original)
+
+    def _projector(self, stream: str) -> Projector | None:
         config = self.config
-        width = encoder.width * (rates[0] if config.compression == "stack" else 1)
+        if stream not in config.streams:
+            return None
+        stacked = config.rates(stream)[0] if config.compression == "stack" else 1
+        width = self.encoder(stream).width * stacked
         norm = config.projector_norm
         return Projector(width, config.projector_width, config.hidden_size, norm=norm)
 
-    def _features(self, stream: str, clips: Sequence[Clip], rate: int) -> list[Tensor]:
-        encoder = self._encoder(stream)
-        batch, lengths = encoder.prepare(clips)
+    def _features(
+        self, stream: str, clips: Sequence[Clip], rate: int, *, strict_original: bool
+    ) -> list[Tensor]:
+        encoder = self.encoder(stream)
+        alone = {"streams": (stream,)} if self.config.audiovisual_encoder else {}
+        alone = {} if stream == "audiovisual" else alone
+        batch, lengths = encoder.prepare(clips, strict_original=strict_original, **alone)
         refuse_short(stream, clips, lengths.tolist(), rate=rate, frame_rate=encoder.frame_rate)
-        device = self.llm.device
-        frames = encoder(batch.to(device), lengths.to(device))
+        frames = self.encode(stream, batch, lengths, strict_original=strict_original)
+        if strict_original:
+            refuse_remainder(stream, frames.shape[1], rate=rate, config=self.config)
         tokens, counts = self.project(stream, frames, lengths, rate=rate)
         return [value[:count] for value, count in zip(tokens, counts.tolist(), strict=True)]
 

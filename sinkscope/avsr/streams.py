@@ -6,12 +6,19 @@ from sinkscope.avsr.clip import Clip
 from sinkscope.avsr.config import AvsrConfig, Modality
 from sinkscope.errors import InputError
 
-__all__ = ["MODALITIES", "NAMES", "chosen_rate", "chosen_streams", "refuse_short"]
+__all__ = [
+    "MODALITIES",
+    "NAMES",
+    "chosen_rate",
+    "chosen_streams",
+    "refuse_remainder",
+    "refuse_short",
+]
 
 MODALITIES = {"audio": ("audio",), "video": ("video",), "audiovisual": ("audio", "video")}
 """The streams of each modality."""
 
-NAMES = {streams: name for name, streams in MODALITIES.items()}
+NAMES = {streams: name for name, streams in MODALITIES.items()} | {("audiovisual",): "audiovisual"}
 """The modality of some streams."""
 
 _WHAT = {"audio": "sound", "video": "picture"}
@@ -29,10 +36,9 @@ def chosen_streams(clip: Clip, modality: Modality | None, config: AvsrConfig) ->
         InputError: an unknown modality, or a stream that clip or model lacks.
     """
     has = {"audio": clip.waveform is not None, "video": clip.frames is not None}
-    takes = {
-        "audio": config.audio_encoder is not None,
-        "video": config.video_encoder is not None,
-    }
+    if config.streams == ("audiovisual",):
+        return _joint(clip, modality, has)
+    takes = {stream: stream in config.streams for stream in has}
     if modality is None:
         found = tuple(name for name in has if has[name] and takes[name])
         if not found:
@@ -51,6 +57,22 @@ def chosen_streams(clip: Clip, modality: Modality | None, config: AvsrConfig) ->
     return MODALITIES[modality]
 
 
+def _joint(clip: Clip, modality: Modality | None, has: dict[str, bool]) -> tuple[str, ...]:
+    """What a model reads that makes one sequence of sound and picture."""
+    if modality not in (None, "audiovisual"):
+        raise InputError(
+            f"modality is {modality!r}, but this model reads sound and picture as one sequence; "
+            "use 'audiovisual'."
+        )
+    for name, there in has.items():
+        if not there:
+            raise InputError(
+                f"Clip {clip.name!r} has no {_WHAT[name]}, and this model reads both as one "
+                "sequence; use another clip or model."
+            )
+    return ("audiovisual",)
+
+
 def chosen_rate(stream: str, asked: int | None, config: AvsrConfig) -> int:
     """Encoder frames that become one token of a stream.
 
@@ -62,7 +84,7 @@ def chosen_rate(stream: str, asked: int | None, config: AvsrConfig) -> int:
     Raises:
         InputError: no whole number of at least 1, or one that a stacking projector does not fit.
     """
-    trained = config.audio_rates if stream == "audio" else config.video_rates
+    trained = config.rates(stream)
     rate = trained[0] if asked is None else asked
     if rate != int(rate) or rate < 1:
         raise InputError(f"{stream}_rate is {rate}; give a whole number of at least 1.")
@@ -100,3 +122,18 @@ def refuse_short(
                 f"token at {stream} rate {rate} ({rate / frame_rate:.2f} s); use a longer clip or "
                 "a smaller rate."
             )
+
+
+def refuse_remainder(stream: str, frames: int, *, rate: int, config: AvsrConfig) -> None:
+    """Refuse video frames that do not fill their last stack, as Llama-AVSR's own code does.
+
+    Its data set cuts videos to whole stacks beforehand, and sound loses its remainder silently.
+
+    Raises:
+        InputError: if there is a remainder.
+    """
+    if stream == "video" and config.compression == "stack" and frames % rate:
+        raise InputError(
+            f"strict_original: {frames} video frames do not make whole stacks of {rate}, and the "
+            f"original fails there; cut the clips to a multiple of {rate} frames."
+        )

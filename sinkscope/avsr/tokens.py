@@ -11,7 +11,7 @@ from sinkscope.errors import CheckpointError, InputError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-__all__ = ["ADDED_TOKENS", "PROMPTS", "added_ids", "text_ids", "word_tokenizer"]
+__all__ = ["ADDED_TOKENS", "PROMPTS", "add_tokens", "added_ids", "text_ids", "word_tokenizer"]
 
 ADDED_TOKENS = ("<pad>", "<audio>", "</audio>", "<video>", "</video>")
 """What an audio-visual LLM adds to its text tokenizer, in this order."""
@@ -63,18 +63,36 @@ def word_tokenizer(words: Iterable[str]) -> "PreTrainedTokenizerFast":
 def added_ids(tokenizer: "PreTrainedTokenizerFast") -> dict[str, int]:
     """The ids of BOS, EOS, padding and the delimiters, by the names of the spans.
 
+    There is no ``"bos"`` where the tokenizer has none (Qwen2.5): then what follows stands first.
+
     Raises:
-        CheckpointError: the tokenizer lacks one of them.
+        CheckpointError: the tokenizer lacks another one of them.
     """
     names = ("padding", "audio_open", "audio_close", "video_open", "video_close")
     ids = {name: _id_of(tokenizer, token) for name, token in zip(names, ADDED_TOKENS, strict=True)}
-    for name, value in (("bos", tokenizer.bos_token_id), ("eos", tokenizer.eos_token_id)):
-        if not isinstance(value, int):
-            raise CheckpointError(
-                f"The tokenizer has no {name} token; add one, the layout needs it."
-            )
-        ids[name] = value
-    return ids
+    if not isinstance(tokenizer.eos_token_id, int):
+        raise CheckpointError("The tokenizer has no eos token; add one, the layout needs it.")
+    if isinstance(tokenizer.bos_token_id, int):
+        ids["bos"] = tokenizer.bos_token_id
+    return ids | {"eos": tokenizer.eos_token_id}
+
+
+def add_tokens(tokenizer: "PreTrainedTokenizerFast") -> int:
+    """Adds what the tokenizer lacks of `ADDED_TOKENS`, in their order, and pads with the first.
+
+    Returns:
+        How many were added: so many embeddings the LLM needs more.
+
+    >>> tokenizer = word_tokenizer(["bin"])
+    >>> add_tokens(tokenizer)
+    0
+    """
+    added = tokenizer.add_special_tokens(
+        {"pad_token": ADDED_TOKENS[0], "extra_special_tokens": list(ADDED_TOKENS[1:])},
+        replace_extra_special_tokens=False,
+    )
+    tokenizer.padding_side = "right"
+    return added
 
 
 def text_ids(tokenizer: "PreTrainedTokenizerFast", text: str) -> list[int]:

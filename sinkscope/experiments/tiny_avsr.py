@@ -90,8 +90,8 @@ def make_tiny_avsr(
         out: folder of all results.
         name: of the model and its folder.
         decorrelation: weight of the mean squared cosine to BOS in both runs of the joined model.
-        seed: of the joined model's projectors, batches and draws. The encoders and the language
-            model are those of ``out``, whatever the seed.
+        seed: of the language model, and of the joined model's projectors, batches and draws. The
+            corpus and the encoders are those of ``out``, whatever the seed.
     """
     start = time.monotonic()
     corpus, encoders = out / "corpus", out / "encoders"
@@ -100,7 +100,8 @@ def make_tiny_avsr(
         if not (encoders / f"{stream}.done").exists():
             train_encoder(corpus, encoders, Plan(stream))
             (encoders / f"{stream}.done").touch()
-    pretrain(out / "lm", Pretraining())
+    pretraining = Pretraining(seed=seed)
+    pretrain(out / f"lm-{seed}", pretraining)
     model = join(out, seed=seed)
     train, dev = _cached(model, out, "train", HEARD), _cached(model, out, "dev", None)
     curve: list[dict[str, Any]] = []
@@ -118,7 +119,7 @@ def make_tiny_avsr(
         "seconds": round(time.monotonic() - start),
         "corpus": SIZES,
         "utterances": HEARD,
-        "language model": asdict(Pretraining()),
+        "language model": asdict(pretraining),
         "stages": {stage: asdict(schedule) for stage, schedule in schedules.items()},
         "decorrelation": decorrelation,
         "curve": curve,
@@ -151,7 +152,7 @@ def join(out: Path, *, seed: int = 0) -> LlamaAvsr:
     )
     torch.manual_seed(seed)
     model = LlamaAvsr(config, tokenizer)
-    saved = torch.load(out / "lm" / "state.pt", weights_only=True)
+    saved = torch.load(out / f"lm-{seed}" / "state.pt", weights_only=True)
     model.llm.load_state_dict(saved["llm"])
     model.llm.set_attn_implementation("eager")  # the faster one on a CPU, forward and back
     for stream in KINDS:

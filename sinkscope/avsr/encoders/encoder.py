@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from sinkscope.avsr.clip import SAMPLE_RATE, Clip
+from sinkscope.avsr.clip import FRAME_RATE, SAMPLE_RATE, Clip
 from sinkscope.errors import InputError
 
 __all__ = [
@@ -73,12 +73,27 @@ class Encoder(nn.Module, ABC):
         return f"What lies beyond {self.longest_seconds:g} s of a clip is not encoded."
 
     def truncated(self, clips: Sequence[Clip]) -> list[str]:
-        """A sentence for each clip that is cut."""
+        """A sentence for each clip of which this encoder does not read the end."""
         limit = self.longest_seconds
+        lasting = [
+            (clip.name, max(_seconds(clip, name) for name in self.streams)) for clip in clips
+        ]
         return [
-            f"{clip.name} lasts {clip.duration:.1f} s; what lies beyond {limit:g} s is not encoded."
+            f"{name} lasts {seconds:.1f} s; what lies beyond {limit:g} s is not encoded."
+            for name, seconds in lasting
+            if limit is not None and seconds > limit
+        ]
+
+    def silent(self, clips: Sequence[Clip]) -> list[str]:
+        """A sentence for each clip in which nothing is to be heard or seen.
+
+        Such clips are encoded like any other: that is how a stream is taken away in experiments.
+        """
+        return [
+            f"{clip.name}: its {_STREAMS[name]} is constant, so that it tells nothing."
             for clip in clips
-            if limit is not None and clip.duration > limit
+            for name in self.streams
+            if _constant(clip, name)
         ]
 
 
@@ -86,11 +101,16 @@ def sounds_of(clips: Sequence[Clip]) -> list[Float[Tensor, " samples"]]:
     """The waveforms of clips.
 
     Raises:
-        InputError: a clip has none.
+        InputError: a clip has none, or one with samples that are no finite numbers.
     """
     for clip in clips:
         if clip.waveform is None:
             raise InputError(f"{clip.name} has no sound; choose modality='video' for it.")
+        if not np.isfinite(clip.waveform).all():
+            raise InputError(
+                f"{clip.name}: its sound has samples that are infinite or not a number; read the "
+                "clip anew or repair it."
+            )
     return [torch.from_numpy(np.array(clip.waveform, np.float32)) for clip in clips]
 
 
@@ -127,21 +147,34 @@ def real_frames(lengths: Int[Tensor, " sample"], frames: int) -> Bool[Tensor, "s
 def refuse_short(clips: Sequence[Clip], lengths: Int[Tensor, " sample"], stream: str) -> None:
     """Refuse clips that do not make one frame.
 
+    Args:
+        clips: the clips.
+        lengths: the frames that each makes.
+        stream: ``"audio"`` or ``"video"``.
+
     Raises:
         InputError: naming the first such clip.
     """
     for clip, length in zip(clips, lengths.tolist(), strict=True):
         if length < 1:
             raise InputError(
-                f"{clip.name}: its {stream} is too short for one frame ({clip.duration:.3f} s); "
-                "give a longer clip."
+                f"{clip.name}: its {_STREAMS[stream]} is too short for one frame "
+                f"({_seconds(clip, stream):.3f} s); give a longer clip."
             )
 
 
-def samples_of(frames: int, frame_rate: float | int) -> int:
-    """Samples of sound that so many frames take.
+def _seconds(clip: Clip, stream: str) -> float:
+    """How long one stream of a clip lasts; 0 where it has none."""
+    if stream == "audio":
+        return 0.0 if clip.waveform is None else len(clip.waveform) / SAMPLE_RATE
+    return 0.0 if clip.frames is None else len(clip.frames) / FRAME_RATE
 
-    >>> samples_of(2, 50)
-    640
-    """
-    return round(frames * SAMPLE_RATE / frame_rate)
+
+def _constant(clip: Clip, stream: str) -> bool:
+    """Whether every sample, or every pixel, is the same; False where there is none."""
+    values = clip.waveform if stream == "audio" else clip.frames
+    return values is not None and values.size > 0 and bool((values == values.flat[0]).all())
+
+
+_STREAMS = {"audio": "sound", "video": "picture"}
+"""What a stream is called in a message."""

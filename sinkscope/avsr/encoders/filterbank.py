@@ -13,13 +13,16 @@ from torch import Tensor
 from sinkscope.avsr.clip import SAMPLE_RATE
 from sinkscope.errors import InputError
 
-__all__ = ["BANDS", "STACKED", "audio_features", "log_filterbank", "stacked_frames"]
+__all__ = ["BANDS", "STACKED", "WINDOW", "audio_features", "log_filterbank", "stacked_frames"]
 
 BANDS = 26
 STACKED = 4
 """Frames of 10 ms that make one of 40 ms."""
 
-_WINDOW, _HOP, _FFT = SAMPLE_RATE // 40, SAMPLE_RATE // 100, 512
+WINDOW = SAMPLE_RATE // 40
+"""Samples of a frame."""
+
+_HOP, _FFT = SAMPLE_RATE // 100, 512
 _EMPHASIS = 0.97
 
 
@@ -40,9 +43,9 @@ def log_filterbank(
         raise InputError("The sound is empty; give at least one sample.")
     sound = np.asarray(waveform, np.float64)
     sound = np.append(sound[0], sound[1:] - _EMPHASIS * sound[:-1])
-    count = 1 + max(0, -(-(len(sound) - _WINDOW) // _HOP))
-    sound = np.pad(sound, (0, (count - 1) * _HOP + _WINDOW - len(sound)))
-    frames = np.lib.stride_tricks.sliding_window_view(sound, _WINDOW)[::_HOP]
+    count = 1 + max(0, -(-(len(sound) - WINDOW) // _HOP))
+    sound = np.pad(sound, (0, (count - 1) * _HOP + WINDOW - len(sound)))
+    frames = np.lib.stride_tricks.sliding_window_view(sound, WINDOW)[::_HOP]
     power = np.abs(np.fft.rfft(frames, _FFT)) ** 2 / _FFT
     energy = power @ _triangles().T
     return np.log(np.where(energy == 0, np.finfo(np.float64).eps, energy))

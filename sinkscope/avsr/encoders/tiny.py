@@ -73,7 +73,7 @@ class TinyAudioEncoder(Encoder):
         """Waveforms ``(sample, samples)`` and feature frames: 50 for each whole second."""
         waveforms = sounds_of(clips)
         lengths = torch.tensor([len(waveform) // (2 * HOP) for waveform in waveforms])
-        refuse_short(clips, lengths, "sound")
+        refuse_short(clips, lengths, "audio")
         return nn.utils.rnn.pad_sequence(waveforms, batch_first=True), lengths
 
     def forward(
@@ -117,6 +117,7 @@ class TinyVideoEncoder(Encoder):
     """
 
     frame_rate = float(FRAME_RATE)
+    streams = ("video",)
 
     def __init__(self, *, width: int = 128, depth: int = 3) -> None:
         super().__init__()
@@ -139,7 +140,7 @@ class TinyVideoEncoder(Encoder):
         """Frames ``(sample, frame, 32, 32)`` from 0 to 1, and their number."""
         pictures = [_shrunk(picture) for picture in pictures_of(clips)]
         lengths = torch.tensor([len(picture) for picture in pictures])
-        refuse_short(clips, lengths, "picture")
+        refuse_short(clips, lengths, "video")
         return nn.utils.rnn.pad_sequence(pictures, batch_first=True), lengths
 
     def forward(
