@@ -101,7 +101,7 @@ def published_weights(name: str) -> dict[str, Tensor]:
     """A case's weights under the published names, as in a released checkpoint."""
     told, _, _ = golden_set()
     case, where = told["cases"][name], shared(SET)
-    own = {k: v for k, v in load_file(where / "weights_projectors.safetensors").items()}
+    own = load_file(where / "weights_projectors.safetensors")
     state = {k.removeprefix(f"{name}/"): v for k, v in own.items() if k.startswith(f"{name}/")}
     for prefix, kind in _encoders(case).items():
         weights = (

@@ -72,7 +72,7 @@ def test_training_batch(case: Case) -> None:
     for number, state in enumerate(output.hidden_states):
         name = f"hidden_states.{number}"
         torch.testing.assert_close(state, wanted.get(name, state), **TOLERANCE)
-    ours = [span.stop for span in inputs.spans[0] if span.name == "prompt"][0]
+    ours = next(span.stop for span in inputs.spans[0] if span.name == "prompt")
     assert ours == case.told["non_output_tokens_count"] + 1
 
 

@@ -89,7 +89,9 @@ def fit_embeddings(
         return 0
     spread = getattr(llm.config, "initializer_range", None)
     if spread is None:
-        raise InputError("The LLM's configuration has no initializer_range; set it, for instance 0.02.")
+        raise InputError(
+            "The LLM's configuration has no initializer_range; set it, for instance 0.02."
+        )
     llm.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     draws = torch.Generator().manual_seed(seed)
     tables: dict[int, Any] = {}

@@ -18,7 +18,7 @@ from sinkscope.avsr.checkpoint import load_weights, read_weights, write_weights
 from sinkscope.avsr.clip import Clip
 from sinkscope.avsr.config import AvsrConfig, EncoderConfig, Modality
 from sinkscope.avsr.encoders import Encoder, build_encoder
-from sinkscope.avsr.generation import generate
+from sinkscope.avsr.generation import Search, generate
 from sinkscope.avsr.inputs import Inputs, Part, Span, assemble, token_times
 from sinkscope.avsr.llm import build_llm
 from sinkscope.avsr.lora import attach_lora
@@ -222,11 +222,10 @@ class LlamaAvsr(nn.Module):
             modality: as in `prepare`, as are the rates.
             audio_rate: for sound.
             video_rate: for mouth crops.
-            how: as `sinkscope.avsr.generation.generate` takes it: ``max_new_tokens``,
-                ``num_beams``, ``temperature``, ``seed``.
+            how: the fields of `sinkscope.avsr.generation.Search`.
 
         Raises:
-            InputError: see `prepare` and `generate`.
+            InputError: see `prepare` and `Search`.
         """
         inputs = self.prepare(
             [clips] if isinstance(clips, Clip) else clips,
@@ -240,7 +239,7 @@ class LlamaAvsr(nn.Module):
 
     def generate(self, inputs: Inputs, **how: Any) -> Tensor:
         """Token ids (sample, token) that follow left-padded inputs; ``how`` as in `transcribe`."""
-        return generate(self.llm, inputs, self.ids, **how)
+        return generate(self.llm, inputs, self.ids, Search(**how))
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
         """Writes config, weights (in ``dtype``) and tokenizer into a folder, which is made."""
