@@ -44,7 +44,8 @@ def build_llm(fields: Mapping[str, Any]) -> "PreTrainedModel":
     family = given.pop("model_type", "llama")
     if family not in FAMILIES:
         raise CheckpointError(
-            f"llm: model_type is {family!r}; an audio-visual LLM is built on {' or '.join(FAMILIES)}."
+            f"llm: model_type is {family!r}; an audio-visual LLM is built on "
+            f"{' or '.join(FAMILIES)}."
         )
     missing = [name for name in SIZES if name not in given]
     if missing:

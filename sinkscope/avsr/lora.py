@@ -11,13 +11,13 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from sinkscope.avsr.config import LoraSettings
 from sinkscope.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM
+    from transformers import PreTrainedModel
 
 __all__ = [
     "attach_lora",
@@ -51,7 +51,7 @@ def lora_rank(hidden_size: int, *, reduction: float | int) -> int:
     return rank
 
 
-def attach_lora(llm: "LlamaForCausalLM", settings: LoraSettings) -> "LlamaForCausalLM":
+def attach_lora(llm: "PreTrainedModel", settings: LoraSettings) -> "PreTrainedModel":
     """Adds LoRA branches to q and v in place, and freezes everything else of the LLM.
 
     The outputs do not change: the down matrices are zero at first. Key-value heads may be fewer
@@ -73,7 +73,7 @@ def attach_lora(llm: "LlamaForCausalLM", settings: LoraSettings) -> "LlamaForCau
     return llm
 
 
-def merge_lora(llm: "LlamaForCausalLM") -> "LlamaForCausalLM":
+def merge_lora(llm: "PreTrainedModel") -> "PreTrainedModel":
     """Adds the branches' updates to the weights, in place, and removes the branches."""
     for name, branch in _branches(llm):
         branch.merge()
@@ -110,7 +110,7 @@ def published_name(name: str) -> str:
     return name.replace(".base_layer.", ".")
 
 
-def export_adapter(llm: "LlamaForCausalLM", folder: str | Path, *, base_model: str = "") -> None:
+def export_adapter(llm: "PreTrainedModel", folder: str | Path, *, base_model: str = "") -> None:
     """Writes the branches as an adapter that PEFT reads with equal outputs.
 
     Args:
@@ -139,53 +139,116 @@ def export_adapter(llm: "LlamaForCausalLM", folder: str | Path, *, base_model: s
         for name, value in llm.state_dict().items()
         if ".lora_" in name
     }
-    save_file(own, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    save_file(own, folder / ADAPTER, metadata={"format": "pt"})
 
 
-def read_adapter(llm: "LlamaForCausalLM", folder: str | Path) -> LoraSettings:
+def read_adapter(llm: "PreTrainedModel", folder: str | Path) -> LoraSettings:
     """Adds the branches that a PEFT adapter holds to an LLM, in place.
+
+    An audio-visual LLM is told of them by its configuration, so that it can be saved::
+
+        lora = read_adapter(model.llm, folder)
+        model.config = dataclasses.replace(model.config, lora=lora)
 
     Returns:
         The settings that Llama-AVSR would call them by.
 
     Raises:
-        CheckpointError: no adapter there, or one of another kind: only LoRA on the query and value
-            projections, without bias and without a scale of its own, is read.
+        CheckpointError: no adapter there, one of another kind, or one of another LLM: only LoRA on
+            the query and value projections is read, of one rank and one scale, without bias.
         InputError: the LLM has branches already.
     """
-    from peft import PeftConfig
-    from safetensors.torch import load_file
-
+    if _branches(llm):
+        raise InputError("read_adapter: the LLM has LoRA branches already; merge them first.")
     folder = Path(folder)
-    weights = folder / "adapter_model.safetensors"
-    if not (weights.is_file() and (folder / "adapter_config.json").is_file()):
+    config, state = _adapter_config(folder), _adapter_weights(folder)
+    wanted = _adapter_shapes(llm, config.r)
+    faults = [f"missing {name}" for name in sorted(wanted.keys() - state.keys())]
+    faults += [f"unexpected {name}" for name in sorted(state.keys() - wanted.keys())]
+    faults += [
+        f"{name} is {tuple(state[name].shape)}, not {wanted[name]}"
+        for name in sorted(wanted.keys() & state.keys())
+        if tuple(state[name].shape) != wanted[name]
+    ]
+    if faults:
         raise CheckpointError(
-            f"{folder} holds no adapter_config.json with adapter_model.safetensors; give the "
-            "folder of a PEFT adapter."
-        )
-    config: Any = PeftConfig.from_pretrained(str(folder))
-    plain = config.peft_type == "LORA" and config.bias == "none" and not config.use_rslora
-    if not plain or set(config.target_modules) != set(TARGETS) or config.use_dora:
-        raise CheckpointError(
-            f"{folder}: the adapter is a {config.peft_type} on {sorted(config.target_modules)}; "
-            f"only plain LoRA on {' and '.join(TARGETS)} is read."
+            f"{folder / ADAPTER} does not fit the LLM: {'; '.join(faults)}. Use adapter and model "
+            "as they were trained together."
         )
     reduction = llm.config.hidden_size / config.r
     settings = LoraSettings(reduction, config.lora_alpha / config.r * reduction)
     attach_lora(llm, settings)
-    state = {
-        name.removeprefix("base_model.model.").replace(".weight", ".default.weight"): value
-        for name, value in load_file(weights).items()
-    }
-    wanted = {name for name in llm.state_dict() if ".lora_" in name}
-    odd = sorted(wanted.symmetric_difference(state))
-    if odd:
-        raise CheckpointError(
-            f"{weights} does not fit the LLM: {odd[0]} is on one side only ({len(odd)} such "
-            "names); use adapter and model as they were trained together."
-        )
     llm.load_state_dict(state, strict=False)
     return settings
+
+
+ADAPTER = "adapter_model.safetensors"
+
+_OTHERWISE = {
+    "bias": "none",
+    "use_rslora": False,
+    "use_dora": False,
+    "rank_pattern": {},
+    "alpha_pattern": {},
+    "modules_to_save": None,
+    "fan_in_fan_out": False,
+}
+"""Fields of an adapter that change its formula, and the values at which they do not."""
+
+
+def _adapter_config(folder: Path) -> Any:
+    from peft import PeftConfig
+
+    if not (folder / ADAPTER).is_file() or not (folder / "adapter_config.json").is_file():
+        raise CheckpointError(
+            f"{folder} holds no adapter_config.json with {ADAPTER}; give the folder of a PEFT "
+            "adapter."
+        )
+    try:
+        config: Any = PeftConfig.from_pretrained(str(folder))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder / 'adapter_config.json'} cannot be read ({error}); restore the file."
+        ) from error
+    kind, targets = str(config.peft_type), getattr(config, "target_modules", None) or ()
+    odd = [
+        f"{name} = {getattr(config, name)!r}"
+        for name, usual in _OTHERWISE.items()
+        if getattr(config, name, usual) != usual
+    ]
+    if "LORA" not in kind or isinstance(targets, str) or set(targets) != set(TARGETS) or odd:
+        on = targets if isinstance(targets, str) else " and ".join(sorted(targets))
+        raise CheckpointError(
+            f"{folder}: the adapter is a {kind.removeprefix('PeftType.')} on {on or 'nothing'}"
+            f"{''.join(f', {one}' for one in odd)}; only plain LoRA on {' and '.join(TARGETS)} is "
+            "read."
+        )
+    return config
+
+
+def _adapter_weights(folder: Path) -> dict[str, Tensor]:
+    """The tensors of an adapter under the names that they have in an LLM with branches."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        state = load_file(folder / ADAPTER)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{folder / ADAPTER} is damaged ({error}); restore it.") from error
+    return {
+        name.removeprefix("base_model.model.").replace(".weight", ".default.weight"): value
+        for name, value in state.items()
+    }
+
+
+def _adapter_shapes(llm: nn.Module, rank: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the branches that an LLM would have."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, module in llm.named_modules():
+        if name.rpartition(".")[2] in TARGETS and isinstance(module, nn.Linear):
+            shapes[f"{name}.lora_A.default.weight"] = (rank, module.in_features)
+            shapes[f"{name}.lora_B.default.weight"] = (module.out_features, rank)
+    return shapes
 
 
 _PEFT = {"down": "A", "up": "B"}

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from accelerate import init_empty_weights
 from torch import Tensor, nn
 
-from sinkscope.avsr.checkpoint import load_weights, read_weights, write_weights
+from sinkscope.avsr.adapters import complete, has_adapters
+from sinkscope.avsr.checkpoint import fill, read_weights, write_weights
 from sinkscope.avsr.clip import Clip
 from sinkscope.avsr.config import AvsrConfig, EncoderConfig, Modality
 from sinkscope.avsr.encoders import Encoder, build_encoder
@@ -35,7 +37,7 @@ from sinkscope.avsr.streams import (
     refuse_remainder,
     refuse_short,
 )
-from sinkscope.avsr.tokens import added_ids
+from sinkscope.avsr.tokens import added_ids, read_tokenizer
 from sinkscope.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
@@ -250,22 +252,28 @@ class LlamaAvsr(nn.Module):
         self.tokenizer.save_pretrained(folder)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "LlamaAvsr":
-        """Reads what `save_pretrained` wrote; the weights are float32 in memory. Never unpickles.
+    def from_pretrained(
+        cls, folder: str | Path, *, dtype: torch.dtype | None = torch.float32
+    ) -> "LlamaAvsr":
+        """Reads what `save_pretrained` or ``sinkscope convert`` wrote. Never unpickles.
+
+        Args:
+            folder: where it is.
+            dtype: of the weights in memory; None leaves them as they are stored.
 
         Raises:
             CheckpointError: a file is missing or damaged, or the weights do not fit the config.
         """
-        from transformers import PreTrainedTokenizerFast
-
         folder = Path(folder)
         config = AvsrConfig.load(folder)
-        state = read_weights(folder)
+        whole = not has_adapters(folder)
+        state = read_weights(folder) if whole else complete(folder, lora=config.lora is not None)
         if not (folder / "tokenizer.json").is_file():
             raise CheckpointError(f"{folder} has no tokenizer.json; restore the file.")
-        model = cls(config, PreTrainedTokenizerFast.from_pretrained(folder))
-        load_weights(model, state, where=str(folder))
-        return model
+        with init_empty_weights(include_buffers=False):
+            model = cls(config, read_tokenizer(folder))
+        fill(model, state, where=str(folder), dtype=dtype)
+        return model.eval()
 
     def encoder(self, stream: str) -> Encoder:
         """The encoder that makes a stream's features; one encoder may make two streams'.

@@ -1,9 +1,10 @@
-"""The tiny model's own word-level tokenizer, its special tokens and the prompts.
+"""What an audio-visual LLM adds to a tokenizer, the prompts, and the tiny model's own tokenizer.
 
 The order of the added tokens and the prompts are those of Llama-AVSR (arXiv 2409.12319).
 """
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sinkscope.errors import CheckpointError, InputError
@@ -11,7 +12,15 @@ from sinkscope.errors import CheckpointError, InputError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-__all__ = ["ADDED_TOKENS", "PROMPTS", "add_tokens", "added_ids", "text_ids", "word_tokenizer"]
+__all__ = [
+    "ADDED_TOKENS",
+    "PROMPTS",
+    "add_tokens",
+    "added_ids",
+    "read_tokenizer",
+    "text_ids",
+    "word_tokenizer",
+]
 
 ADDED_TOKENS = ("<pad>", "<audio>", "</audio>", "<video>", "</video>")
 """What an audio-visual LLM adds to its text tokenizer, in this order."""
@@ -80,6 +89,9 @@ def added_ids(tokenizer: "PreTrainedTokenizerFast") -> dict[str, int]:
 def add_tokens(tokenizer: "PreTrainedTokenizerFast") -> int:
     """Adds what the tokenizer lacks of `ADDED_TOKENS`, in their order, and pads with the first.
 
+    A tokenizer that has a BOS and does not put it before a text (as Llama 3's, as published) does
+    so afterwards. Where BOS is missing altogether (Qwen2.5), none is made up.
+
     Returns:
         How many were added: so many embeddings the LLM needs more.
 
@@ -92,7 +104,32 @@ def add_tokens(tokenizer: "PreTrainedTokenizerFast") -> int:
         replace_extra_special_tokens=False,
     )
     tokenizer.padding_side = "right"
+    _open_with_bos(tokenizer)
     return added
+
+
+def _open_with_bos(tokenizer: "PreTrainedTokenizerFast") -> None:
+    """Lets texts begin with BOS where the tokenizer has one."""
+    from tokenizers import processors
+
+    bos = tokenizer.bos_token_id
+    if not isinstance(bos, int) or tokenizer("a").input_ids[:1] == [bos]:
+        return
+    name = str(tokenizer.bos_token)
+    opening = processors.TemplateProcessing(
+        single=f"{name} $A", pair=f"{name} $A {name}:1 $B:1", special_tokens=[(name, bos)]
+    )
+    own = tokenizer.backend_tokenizer.post_processor
+    tokenizer.backend_tokenizer.post_processor = (
+        opening if own is None else processors.Sequence([own, opening])
+    )
+
+
+def read_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
+    """The tokenizer of a model folder, as it was saved."""
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast.from_pretrained(folder)
 
 
 def text_ids(tokenizer: "PreTrainedTokenizerFast", text: str) -> list[int]:

@@ -11,6 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from sinkscope import __version__
+from sinkscope.cli.convert import convert
 from sinkscope.cli.demo import demo
 from sinkscope.cli.heatmap import heatmap
 from sinkscope.cli.models import models
@@ -31,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, scan, heatmap, transcribe, models):
+for command in (demo, scan, heatmap, transcribe, models, convert):
     app.command()(command)
 
 

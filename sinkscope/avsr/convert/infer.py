@@ -1,0 +1,143 @@
+"""What the names and shapes of a released checkpoint tell of the model, and what they don't."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sinkscope.avsr.convert.names import part_of, unknown_parts
+from sinkscope.errors import CheckpointError
+
+__all__ = ["Encoding", "LlmFacts", "Told", "what_is_told"]
+
+Kind = Literal["whisper", "wavlm", "avhubert"]
+
+_MARKS: dict[Kind, str] = {
+    "whisper": "conv1.weight",
+    "wavlm": "feature_extractor.conv_layers.0.conv.weight",
+    "avhubert": "post_extract_proj.weight",
+}
+"""A weight that an encoder of each kind has, and the others have not."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """One encoder with its projector.
+
+    Attributes:
+        kind: of the encoder.
+        width: features of its frames.
+        stacked: how many frames enter the projector side by side; 1 tells no rate.
+    """
+
+    kind: Kind
+    width: int
+    stacked: int
+
+
+@dataclass(frozen=True)
+class LlmFacts:
+    """What the LLM's shapes tell.
+
+    Attributes:
+        hidden_size: features of its residual stream.
+        vocabulary: rows of its embedding, the added tokens included.
+        layers: how many blocks it has.
+        rank: of the LoRA branches; None where there are none.
+    """
+
+    hidden_size: int
+    vocabulary: int
+    layers: int
+    rank: int | None
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a checkpoint tells.
+
+    Attributes:
+        streams: encoder and projector of each stream.
+        llm: facts of the LLM.
+        projector_width: units of the projectors' hidden layer.
+        projector_norm: whether they end in a LayerNorm.
+        joint: whether one AV-HuBERT encodes every stream.
+    """
+
+    streams: dict[str, Encoding]
+    llm: LlmFacts
+    projector_width: int
+    projector_norm: bool
+    joint: bool
+
+
+def what_is_told(state: Mapping[str, Any], *, where: str) -> Told:
+    """Reads names and shapes.
+
+    Args:
+        state: tensors (or anything with a shape) by published names.
+        where: the file, for the message.
+
+    Raises:
+        CheckpointError: it is no Llama-AVSR.
+    """
+    strangers = unknown_parts(state)
+    projectors = {
+        stream: part_of(state, f"{stream}_proj") for stream in ("audio", "video", "audiovisual")
+    }
+    projectors = {stream: weights for stream, weights in projectors.items() if weights}
+    llm = part_of(state, "llm")
+    if strangers or not projectors or "model.embed_tokens.weight" not in llm:
+        found = ", ".join((strangers or list(state))[:3]) or "nothing"
+        raise CheckpointError(
+            f"{where} is no Llama-AVSR: it holds {found}, where audio_proj.0.weight, "
+            "video_proj.0.weight or audiovisual_proj.0.weight and llm.model.embed_tokens.weight "
+            "are expected; give a released checkpoint."
+        )
+    joint = bool(part_of(state, "audiovisual_encoder"))
+    streams = {
+        stream: _encoding(
+            part_of(state, "audiovisual_encoder" if joint else f"{stream}_encoder"),
+            weights,
+            where=f"{where}, {stream}",
+        )
+        for stream, weights in projectors.items()
+    }
+    first = next(iter(projectors.values()))
+    return Told(
+        streams=streams,
+        llm=_llm_facts(llm),
+        projector_width=int(first["0.weight"].shape[0]),
+        projector_norm="3.weight" in first,
+        joint=joint,
+    )
+
+
+def _encoding(encoder: Mapping[str, Any], projector: Mapping[str, Any], *, where: str) -> Encoding:
+    kinds: list[Kind] = [kind for kind, mark in _MARKS.items() if mark in encoder]
+    if len(kinds) != 1 or "0.weight" not in projector:
+        raise CheckpointError(
+            f"{where}: the encoder's weights are none of Whisper, WavLM and AV-HuBERT, or the "
+            "projector has no 0.weight; give a whole checkpoint."
+        )
+    width = _width(kinds[0], encoder)
+    inputs = int(projector["0.weight"].shape[1])
+    if inputs % width:
+        raise CheckpointError(
+            f"{where}: the projector takes {inputs} features, which is no multiple of the "
+            f"encoder's {width}; encoder and projector are not of one model."
+        )
+    return Encoding(kinds[0], width, inputs // width)
+
+
+def _width(kind: Kind, encoder: Mapping[str, Any]) -> int:
+    if kind == "wavlm":
+        return int(encoder["encoder.layer_norm.weight"].shape[0])
+    return int(encoder[_MARKS[kind]].shape[0])
+
+
+def _llm_facts(llm: Mapping[str, Any]) -> LlmFacts:
+    rows, hidden = llm["model.embed_tokens.weight"].shape
+    layers = {name.split(".")[2] for name in llm if name.startswith("model.layers.")}
+    down = llm.get("model.layers.0.self_attn.lora_down_Q.weight")
+    rank = None if down is None else int(down.shape[0])
+    return LlmFacts(int(hidden), int(rows), len(layers), rank)
