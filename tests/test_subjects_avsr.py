@@ -295,3 +295,11 @@ def test_a_record_carries_it_all(subject: AvsrSubject) -> None:
     assert layout.segments[len(record.layouts[1]) :] == ("response",) * (
         len(layout) - len(record.layouts[1])
     )
+
+
+def test_half_precision_leaves_the_rotary_table_and_the_encoders_alone() -> None:
+    model = ss.load("tiny-avsr", dtype="bfloat16").model
+    assert model.llm.dtype == torch.bfloat16
+    assert model.llm.model.rotary_emb.inv_freq.dtype == torch.float32
+    others = {p.dtype for n, p in model.named_parameters() if not n.startswith("llm.")}
+    assert others == {torch.float32}

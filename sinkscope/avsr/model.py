@@ -13,30 +13,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from accelerate import init_empty_weights
-from torch import Tensor, nn
+from torch import Tensor
 
 from sinkscope.avsr.adapters import complete, has_adapters
 from sinkscope.avsr.checkpoint import fill, read_weights, write_weights
 from sinkscope.avsr.clip import Clip
-from sinkscope.avsr.config import AvsrConfig, EncoderConfig, Modality
-from sinkscope.avsr.encoders import Encoder, build_encoder
+from sinkscope.avsr.config import AvsrConfig, Modality
+from sinkscope.avsr.front import FrontEnd
 from sinkscope.avsr.generation import Search, generate
 from sinkscope.avsr.inputs import Inputs, Part, Span, assemble, token_times
 from sinkscope.avsr.llm import build_llm
 from sinkscope.avsr.lora import attach_lora
 from sinkscope.avsr.parts import parts_of
-from sinkscope.avsr.projector import (
-    Projector,
-    compress_average,
-    compress_stack,
-    compressed_lengths,
-)
-from sinkscope.avsr.streams import (
-    chosen_rate,
-    chosen_streams,
-    refuse_remainder,
-    refuse_short,
-)
+from sinkscope.avsr.streams import chosen_rate, chosen_streams
 from sinkscope.avsr.tokens import added_ids, read_tokenizer
 from sinkscope.errors import CheckpointError, InputError
 
@@ -47,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["Inputs", "LlamaAvsr", "Span"]
 
 
-class LlamaAvsr(nn.Module):
+class LlamaAvsr(FrontEnd):
     """An audio-visual LLM.
 
     Args:
@@ -59,8 +48,7 @@ class LlamaAvsr(nn.Module):
     """
 
     def __init__(self, config: AvsrConfig, tokenizer: "PreTrainedTokenizerFast") -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.tokenizer = tokenizer
         self.ids = added_ids(tokenizer)
         self.llm = build_llm(config.llm)
@@ -71,12 +59,7 @@ class LlamaAvsr(nn.Module):
             )
         if config.lora is not None:
             attach_lora(self.llm, config.lora)
-        self.audio_encoder = _build(config.audio_encoder)
-        self.video_encoder = _build(config.video_encoder)
-        self.audiovisual_encoder = _build(config.audiovisual_encoder)
-        self.audio_projector = self._projector("audio")
-        self.video_projector = self._projector("video")
-        self.audiovisual_projector = self._projector("audiovisual")
+        self.build_front()
         self.eval()
 
     def prepare(
@@ -118,7 +101,7 @@ class LlamaAvsr(nn.Module):
             members = [index for index, names in enumerate(streams) if stream in names]
             if members:
                 own = [clips[index] for index in members]
-                tokens = self._features(stream, own, rate, strict_original=strict_original)
+                tokens = self.tokens_of(stream, own, rate, strict_original=strict_original)
                 for index, value in zip(members, tokens, strict=True):
                     features[index][stream] = value
         samples = [
@@ -176,26 +159,6 @@ class LlamaAvsr(nn.Module):
             padding_side=padding_side,
             strict_original=strict_original,
         )
-
-    def project(
-        self, stream: str, frames: Tensor, lengths: Tensor, *, rate: int
-    ) -> tuple[Tensor, Tensor]:
-        """Encoder frames to LLM tokens: compressed at a rate and projected.
-
-        Args:
-            stream: ``"audio"``, ``"video"`` or ``"audiovisual"``.
-            frames: encoder outputs (sample, frame, width), padded at the end.
-            lengths: real frames of each sample.
-            rate: frames a token.
-
-        Returns:
-            Tokens (sample, token, feature), and how many of them are real in each sample.
-        """
-        compress = compress_stack if self.config.compression == "stack" else compress_average
-        projector = getattr(self, f"{stream}_projector")
-        if projector is None:
-            raise InputError(f"This model has no {stream} projector; use another modality.")
-        return projector(compress(frames, rate=rate)), compressed_lengths(lengths, rate=rate)
 
     def forward(self, inputs: Inputs, **llm_kwargs: Any) -> "CausalLMOutputWithPast":
         """Runs the LLM over prepared inputs; ``loss`` is set where the inputs have labels."""
@@ -274,53 +237,3 @@ class LlamaAvsr(nn.Module):
             model = cls(config, read_tokenizer(folder))
         fill(model, state, where=str(folder), dtype=dtype)
         return model.eval()
-
-    def encoder(self, stream: str) -> Encoder:
-        """The encoder that makes a stream's features; one encoder may make two streams'.
-
-        Raises:
-            InputError: the model does not make tokens of that stream.
-        """
-        if stream not in self.config.streams:
-            raise InputError(f"This model has no {stream} encoder; use another modality.")
-        return self.audiovisual_encoder or getattr(self, f"{stream}_encoder")
-
-    def encode(
-        self, stream: str, batch: Any, lengths: Tensor, *, strict_original: bool = False
-    ) -> Tensor:
-        """Encoder frames (sample, frame, width) of what the encoder's ``prepare`` gave."""
-        device = self.llm.device
-        there = (
-            {name: value.to(device) for name, value in batch.items()}
-            if isinstance(batch, dict)
-            else batch.to(device)
-        )
-        encoder = self.encoder(stream)
-        return encoder(there, lengths.to(device), strict_original=strict_original)
-
-    def _projector(self, stream: str) -> Projector | None:
-        config = self.config
-        if stream not in config.streams:
-            return None
-        stacked = config.rates(stream)[0] if config.compression == "stack" else 1
-        width = self.encoder(stream).width * stacked
-        norm = config.projector_norm
-        return Projector(width, config.projector_width, config.hidden_size, norm=norm)
-
-    def _features(
-        self, stream: str, clips: Sequence[Clip], rate: int, *, strict_original: bool
-    ) -> list[Tensor]:
-        encoder = self.encoder(stream)
-        alone = {"streams": (stream,)} if self.config.audiovisual_encoder else {}
-        alone = {} if stream == "audiovisual" else alone
-        batch, lengths = encoder.prepare(clips, strict_original=strict_original, **alone)
-        refuse_short(stream, clips, lengths.tolist(), rate=rate, frame_rate=encoder.frame_rate)
-        frames = self.encode(stream, batch, lengths, strict_original=strict_original)
-        if strict_original:
-            refuse_remainder(stream, frames.shape[1], rate=rate, config=self.config)
-        tokens, counts = self.project(stream, frames, lengths, rate=rate)
-        return [value[:count] for value, count in zip(tokens, counts.tolist(), strict=True)]
-
-
-def _build(config: EncoderConfig | None) -> Encoder | None:
-    return build_encoder(config.kind, config.config) if config else None

@@ -67,11 +67,24 @@ def _open_avsr(folder: Path, name: str, options: Options) -> Subject:
     unused = [n for n in ("tokenizer", "revision", "device_map") if getattr(options, n) is not None]
     if unused:
         raise InputError(f"load: an audio-visual LLM of this package takes no {', '.join(unused)}.")
-    model = LlamaAvsr.from_pretrained(folder).to(options.device)
-    dtype: Any = options.dtype
-    if dtype is not None:
-        nn.Module.to(model.llm, dtype=dtype)  # the encoders stay in float32, like their input
-    return avsr_subject(model.eval(), name=name)
+    model = LlamaAvsr.from_pretrained(folder, dtype=None)
+    wanted: Any = options.dtype
+    if wanted is None:
+        wanted = torch.bfloat16 if model.llm.dtype == torch.bfloat16 else torch.float32
+    _cast(model, torch.float32, aside="llm.")  # the encoders, like what they read
+    _cast(model.llm, wanted)
+    return avsr_subject(model.to(options.device).eval(), name=name)
+
+
+def _cast(model: nn.Module, dtype: torch.dtype, *, aside: str = "\0") -> None:
+    """Changes the dtype of weights in place; tables of frequencies are no weights and stay."""
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if not name.startswith(aside):
+                weight.data = weight.to(dtype)
+        for name, module in model.named_modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and not name.startswith(aside):
+                module.to(dtype)
 
 
 def _open_huggingface(source: str, name: str, options: Options) -> Subject:

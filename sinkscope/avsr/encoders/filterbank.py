@@ -31,7 +31,8 @@ def log_filterbank(
 ) -> Float64[np.ndarray, "frame 26"]:
     """Logarithm of the energy in each band, 100 frames a second.
 
-    The last frame is filled up with zeros; a waveform shorter than 25 ms makes one frame.
+    Pre-emphasis keeps the waveform's own precision, as the reference does; the rest is float64. The
+    last frame is filled up with zeros; a waveform shorter than 25 ms makes one frame.
 
     Raises:
         InputError: the waveform is empty.
@@ -41,8 +42,7 @@ def log_filterbank(
     """
     if not len(waveform):
         raise InputError("The sound is empty; give at least one sample.")
-    sound = np.asarray(waveform, np.float64)
-    sound = np.append(sound[0], sound[1:] - _EMPHASIS * sound[:-1])
+    sound = np.append(waveform[:1], waveform[1:] - _EMPHASIS * waveform[:-1]).astype(np.float64)
     count = 1 + max(0, -(-(len(sound) - WINDOW) // _HOP))
     sound = np.pad(sound, (0, (count - 1) * _HOP + WINDOW - len(sound)))
     frames = np.lib.stride_tricks.sliding_window_view(sound, WINDOW)[::_HOP]

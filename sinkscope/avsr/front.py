@@ -1,0 +1,123 @@
+"""What turns clips into the LLM's tokens: encoders, compression, projectors."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from sinkscope.avsr.clip import Clip
+from sinkscope.avsr.config import AvsrConfig, EncoderConfig
+from sinkscope.avsr.encoders import Encoder, build_encoder
+from sinkscope.avsr.projector import (
+    Projector,
+    compress_average,
+    compress_stack,
+    compressed_lengths,
+)
+from sinkscope.avsr.streams import refuse_remainder, refuse_short
+from sinkscope.errors import InputError
+
+__all__ = ["FrontEnd"]
+
+
+class FrontEnd(nn.Module):
+    """Encoders and projectors of an audio-visual LLM.
+
+    Args:
+        config: what to build.
+    """
+
+    def __init__(self, config: AvsrConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def build_front(self) -> None:
+        """Builds encoders and projectors, their weights drawn at random."""
+        config = self.config
+        self.audio_encoder = _build(config.audio_encoder)
+        self.video_encoder = _build(config.video_encoder)
+        self.audiovisual_encoder = _build(config.audiovisual_encoder)
+        self.audio_projector = self._projector("audio")
+        self.video_projector = self._projector("video")
+        self.audiovisual_projector = self._projector("audiovisual")
+
+    def encoder(self, stream: str) -> Encoder:
+        """The encoder that makes a stream's features; one encoder may make two streams'.
+
+        Raises:
+            InputError: the model does not make tokens of that stream.
+        """
+        if stream not in self.config.streams:
+            raise InputError(f"This model has no {stream} encoder; use another modality.")
+        return self.audiovisual_encoder or getattr(self, f"{stream}_encoder")
+
+    def encode(
+        self, stream: str, batch: Any, lengths: Tensor, *, strict_original: bool = False
+    ) -> Tensor:
+        """Encoder frames (sample, frame, width) of what the encoder's ``prepare`` gave."""
+        device = next(self.parameters()).device
+        there = (
+            {name: value.to(device) for name, value in batch.items()}
+            if isinstance(batch, dict)
+            else batch.to(device)
+        )
+        encoder = self.encoder(stream)
+        return encoder(there, lengths.to(device), strict_original=strict_original)
+
+    def project(
+        self, stream: str, frames: Tensor, lengths: Tensor, *, rate: int
+    ) -> tuple[Tensor, Tensor]:
+        """Encoder frames to LLM tokens: compressed at a rate and projected.
+
+        Args:
+            stream: ``"audio"``, ``"video"`` or ``"audiovisual"``.
+            frames: encoder outputs (sample, frame, width), padded at the end.
+            lengths: real frames of each sample.
+            rate: frames a token.
+
+        Returns:
+            Tokens (sample, token, feature), and how many of them are real in each sample.
+        """
+        compress = compress_stack if self.config.compression == "stack" else compress_average
+        projector = getattr(self, f"{stream}_projector")
+        if projector is None:
+            raise InputError(f"This model has no {stream} projector; use another modality.")
+        return projector(compress(frames, rate=rate)), compressed_lengths(lengths, rate=rate)
+
+    def tokens_of(
+        self, stream: str, clips: Sequence[Clip], rate: int, *, strict_original: bool = False
+    ) -> list[Tensor]:
+        """The LLM's tokens (token, feature) of one stream of each clip.
+
+        Args:
+            stream: ``"audio"``, ``"video"`` or ``"audiovisual"``.
+            clips: that have it.
+            rate: encoder frames a token.
+            strict_original: see `sinkscope.avsr.model.LlamaAvsr.prepare`.
+
+        Raises:
+            InputError: a clip is too short for one token.
+        """
+        encoder = self.encoder(stream)
+        alone = {"streams": (stream,)} if self.config.audiovisual_encoder else {}
+        alone = {} if stream == "audiovisual" else alone
+        batch, lengths = encoder.prepare(clips, strict_original=strict_original, **alone)
+        refuse_short(stream, clips, lengths.tolist(), rate=rate, frame_rate=encoder.frame_rate)
+        frames = self.encode(stream, batch, lengths, strict_original=strict_original)
+        if strict_original:
+            refuse_remainder(stream, frames.shape[1], rate=rate, config=self.config)
+        tokens, counts = self.project(stream, frames, lengths, rate=rate)
+        return [value[:count] for value, count in zip(tokens, counts.tolist(), strict=True)]
+
+    def _projector(self, stream: str) -> Projector | None:
+        config = self.config
+        if stream not in config.streams:
+            return None
+        stacked = config.rates(stream)[0] if config.compression == "stack" else 1
+        width = self.encoder(stream).width * stacked
+        norm = config.projector_norm
+        return Projector(width, config.projector_width, config.hidden_size, norm=norm)
+
+
+def _build(config: EncoderConfig | None) -> Encoder | None:
+    return build_encoder(config.kind, config.config) if config else None
