@@ -3,13 +3,17 @@
 import argparse
 import os
 import pickle
+import struct
 import sys
+import tarfile
 import types
+import typing
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -159,21 +163,142 @@ def test_stubs_run_nothing(tmp_path: Path, strange: Any) -> None:
     assert found.cfg == {"model": {"sim": {"__class__": "int"}}}
 
 
-def test_what_rebuilds_tensors_stays_as_it_is(tmp_path: Path) -> None:
-    """A pickle may set attributes of what it was handed; that is a copy."""
-    path = tmp_path / "model.pt"
-    before = torch._utils._rebuild_tensor_v2.__defaults__
-    opcodes = (
-        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n"
-        b"N}X\x0c\x00\x00\x00__defaults__(K\x01K\x02ts\x86b."
-    )
+def word(text: str) -> bytes:
+    return pickle.BINUNICODE + struct.pack("<I", len(text.encode())) + text.encode()
+
+
+def zipped(opcodes: bytes, path: Path) -> Path:
+    """A file of the newer format whose pickle is written by hand."""
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", opcodes)
+        archive.writestr("archive/data.pkl", b"\x80\x02" + opcodes + b".")
         archive.writestr("archive/version", "3\n")
         archive.writestr("archive/byteorder", "little")
-    with pytest.raises(CheckpointError):
+    return path
+
+
+def legacy(opcodes: bytes, path: Path) -> Path:
+    """The same in the older format."""
+    head = [0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": True}]
+    written = b"".join(pickle.dumps(part, 2) for part in head)
+    path.write_bytes(written + b"\x80\x02" + opcodes + b"." + pickle.dumps([], 2))
+    return path
+
+
+REBUILD = b"ctorch._utils\n_rebuild_tensor_v2\n"
+STUB = b"cfairseq.models\nModel\n"
+
+
+def sets(**attributes: bytes) -> bytes:
+    """Opcodes that set attributes of what lies on the stack."""
+    pairs = b"".join(word(name) + value for name, value in attributes.items())
+    return b"N}(" + pairs + b"u\x86b"
+
+
+@pytest.mark.parametrize("write", [zipped, legacy])
+@pytest.mark.parametrize("target", [REBUILD, STUB, b"c__builtin__\nobject\n)R"])
+def test_nothing_but_stubs_is_changed(tmp_path: Path, write: Any, target: bytes) -> None:
+    path = write(target + sets(__defaults__=b"K\x01\x85"), tmp_path / "model.pt")
+    before = torch._utils._rebuild_tensor_v2.__defaults__  # pyright: ignore
+    with pytest.raises(CheckpointError, match="the pickle changes"):
         read_fairseq_checkpoint(path)
-    assert torch._utils._rebuild_tensor_v2.__defaults__ == before
+    assert torch._utils._rebuild_tensor_v2.__defaults__ == before  # pyright: ignore
+
+
+@pytest.mark.parametrize("before", [b"", sets(dump_patches=b"\x88")])
+@pytest.mark.parametrize("target", [REBUILD, STUB])
+def test_no_source_file_is_compared_or_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: bytes, before: bytes
+) -> None:
+    """The older format's reader writes a patch file where a class's source has changed."""
+    monkeypatch.chdir(tmp_path)
+    outer = b"0(" + word("module") + b"h\x01" + word("file.py") + word("text") + b"tQ"
+    path = legacy(target + before + b"q\x01" + outer, tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match=r"asks for an outer module|changes"):
+        read_fairseq_checkpoint(path)
+    assert [found.name for found in tmp_path.iterdir()] == ["model.pt"]
+
+
+def test_a_module_that_is_there_is_not_called(tmp_path: Path, strange: Any) -> None:
+    """A stubbed name is never looked up, even where its module can be imported."""
+    marker, path = tmp_path / "ran", tmp_path / "model.pt"
+
+    def deed(*_: Any) -> dict:
+        marker.touch()
+        return {}
+
+    class Loud:
+        def __setstate__(self, state: Any) -> None:
+            marker.touch()
+
+    place = strange["fairseq.dataclass.constants"]
+    for name, thing in {"deed": deed, "Loud": Loud}.items():
+        thing.__module__, thing.__qualname__ = place.__name__, name
+        setattr(place, name, thing)
+    cfg = {"model": {"a": Calls(deed, "x"), "b": with_state(Loud, volume=11)}}
+    torch.save({"model": STATE, "cfg": cfg}, path)
+    marker.unlink(missing_ok=True)
+    assert read_fairseq_checkpoint(path).cfg == {"model": {"a": "x", "b": {"volume": 11}}}
+    assert not marker.exists()
+
+
+def test_what_real_checkpoints_hold_besides(tmp_path: Path) -> None:
+    """Numbers of numpy, bytes, empty namespaces, subscripted types, old protocols."""
+    content = {
+        "model": STATE,
+        "cfg": {"model": MODEL, "common": argparse.Namespace(), "path": Path("a", "b")},
+        "extra_state": {
+            "loss": np.float64(1.5),
+            "picture": np.arange(3),
+            "bytes": b"\x00\xff",
+            "typed": typing.Dict[str, int],  # noqa: UP006
+            "device": torch.device("cpu"),
+            "size": torch.Size([2]),
+        },
+    }
+    for protocol in (2, 4):
+        path = tmp_path / f"{protocol}.pt"
+        torch.save(content, path, pickle_protocol=protocol)
+        found = read_fairseq_checkpoint(path)
+        assert found.cfg["model"] == MODEL
+        assert found.cfg["common"] == {}
+        assert found.cfg["path"] == ["a", "b"]
+
+
+def test_strange_contents_give_one_sentence(tmp_path: Path) -> None:
+    circle: dict[str, Any] = {}
+    circle["model"] = circle
+    shadow = OrderedDict(a=torch.ones(1))
+    shadow.values = 3  # pyright: ignore[reportAttributeAccessIssue]
+    wide: list[Any] = [1]
+    for _ in range(60):
+        wide = [wide, wide]
+    held = {
+        "circle": ({"model": STATE, "cfg": circle}, "recursion"),
+        "names": ({"model": {1: torch.ones(1)}}, "no 'model' with tensors"),
+        "numbers": ({"model": {"a": 1.0}}, "no 'model' with tensors"),
+        "nothing": ({"a\nb" * 100: 1}, "no 'model' with tensors"),
+    }
+    path = tmp_path / "model.pt"
+    for content, said in held.values():
+        torch.save(content, path)
+        with pytest.raises(CheckpointError, match=said) as caught:
+            read_fairseq_checkpoint(path)
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 500
+    for cfg in (torch.ones(3), 7, [1]):
+        torch.save({"model": shadow, "cfg": cfg}, path)
+        found = read_fairseq_checkpoint(path)
+        assert found.cfg == {"model": {}}
+        assert list(found.state) == ["a"]
+    torch.save({"model": STATE, "cfg": {"model": wide}}, path)
+    assert len(read_fairseq_checkpoint(path).cfg["model"]) == 2
+
+
+def test_the_environment_may_forbid_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save({"model": STATE}, tmp_path / "model.pt")
+    monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")
+    with pytest.raises(CheckpointError, match="unset it"):
+        read_fairseq_checkpoint(tmp_path / "model.pt")
 
 
 def test_damaged_files_are_refused(tmp_path: Path) -> None:
@@ -207,5 +332,10 @@ def test_other_checkpoints_are_refused(tmp_path: Path) -> None:
         read_fairseq_checkpoint(tmp_path / "list.pt")
     with zipfile.ZipFile(tmp_path / "script.pt", "w") as archive:
         archive.writestr("script/constants.pkl", b"")
+        archive.writestr("script/version", "3\n")
     with pytest.raises(CheckpointError, match="TorchScript"):
         read_fairseq_checkpoint(tmp_path / "script.pt")
+    with tarfile.open(tmp_path / "old.pt", "w") as archive:
+        archive.add(tmp_path / "other.pt", "storages")
+    with pytest.raises(CheckpointError, match="tar archive"):
+        read_fairseq_checkpoint(tmp_path / "old.pt")

@@ -44,11 +44,12 @@ class AvHubertConfig:
     lora_scale: float | int = 2.0
 
     def __post_init__(self) -> None:
-        if self.width % self.heads:
-            raise CheckpointError(
-                f"AV-HuBERT: a width of {self.width} does not divide into {self.heads} heads; "
-                "give the number of heads of the checkpoint's configuration."
-            )
+        for parts, number in (("heads", self.heads), ("position groups", self.position_groups)):
+            if number < 1 or self.width % number:
+                raise CheckpointError(
+                    f"AV-HuBERT: a width of {self.width} does not divide into {number} {parts}; "
+                    f"give the number of {parts} of the checkpoint's configuration."
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """The fields, ready for JSON."""
@@ -59,14 +60,30 @@ class AvHubertConfig:
         """Reads what `to_dict` wrote.
 
         Raises:
-            CheckpointError: an unknown field.
+            CheckpointError: an unknown field, or a value of another kind.
         """
         unknown = sorted(values.keys() - {field.name for field in fields(cls)})
         if unknown:
             raise CheckpointError(
                 f"AV-HuBERT's configuration has unknown fields ({', '.join(unknown)}); remove them."
             )
-        return cls(**values)
+        return _made(values)
+
+
+def _made(values: Mapping[str, Any]) -> AvHubertConfig:
+    """The configuration, where every value is of its field's kind."""
+    for name, value in values.items():
+        if name == "norm_first":
+            wanted, right = "true or false", isinstance(value, bool)
+        elif name == "lora_scale":
+            wanted, right = "a number", type(value) in (float, int)
+        else:
+            wanted, right = "a whole number above 0", type(value) is int and value > 0
+        if not right and (name, value) != ("lora_rank", None):
+            raise CheckpointError(
+                f"AV-HuBERT's configuration has {name} = {value!r}; it must be {wanted}."
+            )
+    return AvHubertConfig(**values)
 
 
 def config_from_fairseq(cfg: Mapping[str, Any]) -> AvHubertConfig:
@@ -105,11 +122,11 @@ def config_from_fairseq(cfg: Mapping[str, Any]) -> AvHubertConfig:
                 f"The checkpoint's configuration has {name} = {cfg[name]!r}; only {value!r}, which "
                 "the published models have, is built here."
             )
-    return AvHubertConfig(**{ours: cfg[theirs] for ours, theirs in names.items()})
+    return _made({ours: cfg[theirs] for ours, theirs in names.items()})
 
 
 def infer_config(
-    state: Mapping[str, Any], *, norm_first: bool, heads: int | None = None
+    state: Mapping[str, Any], *, norm_first: bool | None = None, heads: int | None = None
 ) -> AvHubertConfig:
     """What the shapes of a published state dict tell; the two arguments are what they don't.
 
@@ -119,40 +136,61 @@ def infer_config(
         heads: attention heads; None for width / 64, as published.
 
     Raises:
-        CheckpointError: the names are not those of an AV-HuBERT.
+        CheckpointError: the names and shapes are not those of an AV-HuBERT, or they leave open
+            what an argument must say.
     """
-    needed = ("post_extract_proj.weight", "encoder.layers.0.fc1.weight", "encoder.pos_conv.0.bias")
-    missing = [name for name in needed if name not in state]
-    if missing:
-        raise CheckpointError(
-            f"These weights are no AV-HuBERT's: {', '.join(missing)} is missing; name the "
-            "encoder's checkpoint."
-        )
-    width = int(state["post_extract_proj.weight"].shape[0])
-    audio = state.get("feature_extractor_audio.proj.weight")
-    kernel = _kernel(state)
-    down = state.get("encoder.layers.0.self_attn.lora_down_Q.weight")
-    own = [name.split(".")[2] for name in state if name.startswith("encoder.layers.")]
+    width, _ = _shape(state, "post_extract_proj.weight", axes=2)
+    ffn, _ = _shape(state, "encoder.layers.0.fc1.weight", axes=2)
+    _, audio = _shape(state, "feature_extractor_audio.proj.weight", axes=2)
+    _, inputs, positions = _shape(state, *_KERNEL, axes=3)
+    rank = None
+    if _DOWN in state:
+        rank, _ = _shape(state, _DOWN, axes=2)
     return AvHubertConfig(
-        layers=1 + max(map(int, own)),
+        layers=len({name.split(".")[2] for name in state if name.startswith("encoder.layers.")}),
         width=width,
-        ffn=int(state["encoder.layers.0.fc1.weight"].shape[0]),
-        heads=heads or width // HEAD_WIDTH,
-        norm_first=norm_first,
-        audio_features=104 if audio is None else int(audio.shape[1]),
-        positions=int(kernel[2]),
-        position_groups=width // int(kernel[1]),
-        lora_rank=None if down is None else int(down.shape[0]),
+        ffn=ffn,
+        heads=_heads(width) if heads is None else heads,
+        norm_first=_told(norm_first, width),
+        audio_features=audio,
+        positions=positions,
+        position_groups=width // inputs,
+        lora_rank=rank,
     )
 
 
-def _kernel(state: Mapping[str, Any]) -> tuple[int, ...]:
-    """Shape of the positional convolution's kernel, folded or not."""
-    names = ("weight_v", "weight", "parametrizations.weight.original1")
-    found = [state[key] for name in names if (key := f"encoder.pos_conv.0.{name}") in state]
-    if not found:
+_KERNEL = tuple(
+    f"encoder.pos_conv.0.{name}"
+    for name in ("weight_v", "weight", "parametrizations.weight.original1")
+)
+_DOWN = "encoder.layers.0.self_attn.lora_down_Q.weight"
+
+
+def _shape(state: Mapping[str, Any], *names: str, axes: int) -> tuple[int, ...]:
+    """The shape of the first of some tensors that is there."""
+    found = next((state[name] for name in names if name in state), None)
+    if found is None or len(found.shape) != axes or 0 in found.shape:
+        fault = "is missing" if found is None else f"has shape {tuple(found.shape)}"
         raise CheckpointError(
-            "These weights are no AV-HuBERT's: encoder.pos_conv.0.weight_v is missing; name the "
-            "encoder's checkpoint."
+            f"These weights are no AV-HuBERT's: {names[0]} {fault}; name the encoder's checkpoint."
         )
-    return tuple(found[0].shape)
+    return tuple(map(int, found.shape))
+
+
+def _heads(width: int) -> int:
+    if width % HEAD_WIDTH:
+        raise CheckpointError(
+            f"The weights of this AV-HuBERT ({width} wide) don't tell its number of attention "
+            "heads; give heads, as the checkpoint's configuration has it."
+        )
+    return width // HEAD_WIDTH
+
+
+def _told(norm_first: bool | None, width: int) -> bool:
+    if norm_first is None:
+        raise CheckpointError(
+            f"The weights of this AV-HuBERT ({width} wide) don't tell whether its layers normalise "
+            "their input or their output; give norm_first: True for Large, False for Base, or what "
+            "the checkpoint's configuration says of layer_norm_first."
+        )
+    return norm_first

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from sinkscope.avsr.avhubert.model import AvHubert
+from sinkscope.avsr.avhubert.transformer import wide
 
 __all__ = ["merge_lora"]
 
@@ -14,17 +15,18 @@ __all__ = ["merge_lora"]
 def merge_lora(model: AvHubert) -> AvHubert:
     """The model with ``W + scale · U D`` in place of W on q and v, and without branches; in place.
 
-    The update is made in float32 and added in the weight's own dtype.
+    The update is made and added in float32 at least; the sum has the weight's own dtype.
     """
     for layer in model.encoder.layers:
         attention: Any = layer.self_attn
         if not attention.has_lora:
             continue
         for letter in ("Q", "V"):
-            down = attention.get_submodule(f"lora_down_{letter}").weight.float()
-            up = attention.get_submodule(f"lora_up_{letter}").weight.float()
             weight = attention.get_submodule(f"{letter.lower()}_proj").weight
-            weight.copy_((weight.float() + attention.lora_scale * up @ down).to(weight.dtype))
+            dtype = wide(weight.dtype)
+            down = attention.get_submodule(f"lora_down_{letter}").weight.to(dtype)
+            up = attention.get_submodule(f"lora_up_{letter}").weight.to(dtype)
+            weight.copy_(weight.to(dtype) + attention.lora_scale * up @ down)
             delattr(attention, f"lora_down_{letter}")
             delattr(attention, f"lora_up_{letter}")
         attention.has_lora = False

@@ -20,6 +20,9 @@ from sinkscope.errors import InputError
 
 __all__ = ["AvHubert"]
 
+SIDE = 88
+"""Rows and columns of a picture."""
+
 
 class AudioFeatures(nn.Module):
     """The linear layer from filterbank features to the transformer's width."""
@@ -54,7 +57,7 @@ class AvHubert(nn.Module):
     def forward(
         self,
         *,
-        video: Float[Tensor, "sample seen 88 88"] | None = None,
+        video: Float[Tensor, "sample seen height width_seen"] | None = None,
         audio: Float[Tensor, "sample heard features"] | None = None,
         mask: Bool[Tensor, "sample frame"] | None = None,
         output_layer: int | None = None,
@@ -65,21 +68,55 @@ class AvHubert(nn.Module):
         normalised together: an all-zero input is something else.
 
         Args:
-            video: mouth crops, grey, (x / 255 - 0.421) / 0.165.
+            video: mouth crops of 88 x 88, grey, (x / 255 - 0.421) / 0.165.
             audio: filterbank features, normalised frame by frame.
             mask: True at real frames; None treats all as real, as the authors do.
             output_layer: stop after so many layers, without the last normalisation.
 
         Raises:
-            InputError: neither stream is given, or their numbers of frames differ.
+            InputError: neither stream is given, their numbers of frames or the mask's differ,
+                pictures or features have another size, or there is no such layer.
         """
+        self._refuse(video, audio, mask, output_layer)
         heard = None if audio is None else self.feature_extractor_audio(audio)
         seen = None if video is None else self.feature_extractor_video(video)
         fused = self.post_extract_proj(self.layer_norm(_side_by_side(heard, seen)))
         return self.encoder(fused, mask, output_layer=output_layer)
 
+    def _refuse(
+        self, video: Tensor | None, audio: Tensor | None, mask: Tensor | None, layer: int | None
+    ) -> None:
+        if video is not None and (video.ndim != 4 or video.shape[2:] != (SIDE, SIDE)):
+            raise InputError(
+                f"AV-HuBERT: video has shape {tuple(video.shape)}; give (sample, frame, {SIDE}, "
+                f"{SIDE}), the middle of the mouth crops."
+            )
+        wanted = self.config.audio_features
+        if audio is not None and (audio.ndim != 3 or audio.shape[2] != wanted):
+            raise InputError(
+                f"AV-HuBERT: audio has shape {tuple(audio.shape)}; give (sample, frame, {wanted})."
+            )
+        given = audio if video is None else video
+        if mask is not None and given is not None and mask.shape != given.shape[:2]:
+            raise InputError(
+                f"AV-HuBERT: the mask has shape {tuple(mask.shape)}, the streams have "
+                f"{tuple(given.shape[:2])}; give one value a frame."
+            )
+        if layer is not None and not 1 <= layer <= self.config.layers:
+            raise InputError(
+                f"AV-HuBERT has no layer {layer}; give 1 to {self.config.layers}, or None for all."
+            )
+
     def set_attention(self, implementation: str) -> None:
-        """Choose the attention function of every layer, by transformers' names."""
+        """Choose the attention function of every layer: ``"sdpa"`` or ``"eager"``.
+
+        Raises:
+            InputError: another name; the mask that is made here fits these two only.
+        """
+        if implementation not in ("sdpa", "eager"):
+            raise InputError(
+                f"AV-HuBERT has no attention {implementation!r}; choose 'sdpa' or 'eager'."
+            )
         for module in self.modules():
             if isinstance(module, Attention):
                 module.implementation = implementation

@@ -20,6 +20,11 @@ __all__ = ["Attention", "Layer", "PositionalConvolution", "Transformer", "named_
 EPS = 1e-5
 
 
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """float32, or float64 where that is given."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 def eager_attention_forward(
     module: nn.Module,
     query: Float[Tensor, "sample head query feature"],
@@ -34,7 +39,7 @@ def eager_attention_forward(
     scores = query @ key.transpose(2, 3) * scaling
     if attention_mask is not None:
         scores = scores + attention_mask
-    weights = functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = functional.softmax(scores, dim=-1, dtype=wide(scores.dtype)).to(query.dtype)
     return (weights @ value).transpose(1, 2), weights
 
 
@@ -108,7 +113,7 @@ class Layer(nn.Module):
         return self.final_layer_norm(x + self._net(x))
 
     def _net(self, x: Tensor) -> Tensor:
-        return self.fc2(functional.gelu(self.fc1(x).float()).to(x.dtype))
+        return self.fc2(functional.gelu(self.fc1(x).to(wide(x.dtype))).to(x.dtype))
 
 
 class PositionalConvolution(nn.Module):
@@ -130,8 +135,9 @@ class PositionalConvolution(nn.Module):
 
     @property
     def weight(self) -> Float[Tensor, "width width_in kernel"]:
-        """The kernel, folded in float32."""
-        gain, direction = self.weight_g.float(), self.weight_v.float()
+        """The kernel, folded in float32 at least."""
+        dtype = wide(self.weight_v.dtype)
+        gain, direction = self.weight_g.to(dtype), self.weight_v.to(dtype)
         return gain * direction / direction.norm(dim=(0, 1), keepdim=True)
 
     def forward(
@@ -170,7 +176,7 @@ class Transformer(nn.Module):
     ) -> Float[Tensor, "sample frame width"]:
         """The last layer's output, or that of layer ``output_layer`` (from 1), not normalised."""
         if mask is not None:
-            x = x * mask[..., None]
+            x = x.masked_fill(~mask[..., None], 0)
         x = x + self.pos_conv(x)
         if not self.norm_first:
             x = self.layer_norm(x)
@@ -192,7 +198,8 @@ def _added_to_scores(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 def named_as_published(state: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
     """A state dict with the published names of the positional kernel.
 
-    Newer weight-norm names are renamed; a folded kernel is split into gain and direction.
+    Newer weight-norm names are renamed; a folded kernel is split into direction and gain, the
+    gain in float32. What would take a name that is there already stays as it is.
 
     Args:
         state: tensors by name.
@@ -200,12 +207,12 @@ def named_as_published(state: Mapping[str, Tensor], prefix: str = "") -> dict[st
     """
     named = dict(state)
     for theirs, ours in _NEWER.items():
-        if prefix + theirs in named:
+        if prefix + theirs in named and prefix + ours not in named:
             named[prefix + ours] = named.pop(prefix + theirs)
-    if prefix + "weight" in named:
+    if prefix + "weight" in named and not {prefix + ours for ours in _NEWER.values()} & set(named):
         kernel = named.pop(prefix + "weight")
-        gain = kernel.float().norm(dim=(0, 1), keepdim=True)
-        named |= {prefix + "weight_v": kernel, prefix + "weight_g": gain.to(kernel.dtype)}
+        gain = kernel.to(wide(kernel.dtype)).norm(dim=(0, 1), keepdim=True)
+        named |= {prefix + "weight_v": kernel, prefix + "weight_g": gain}
     return named
 
 
