@@ -45,6 +45,8 @@ _HOME = {
     "find_massive_activations": "analysis.massive",
     "bos_similarity": "analysis.similarity",
     "segment_attention": "analysis.flow",
+    "frames_of_token": "analysis.alignment",
+    "in_encoder": "analysis.alignment",
 }
 
 __all__ = ["__version__", "plots", *_HOME]  # pyright: ignore[reportUnsupportedDunderAll]

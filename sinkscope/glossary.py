@@ -12,6 +12,7 @@ Example:
 from dataclasses import dataclass
 
 __all__ = [
+    "APPENDED",
     "BOS",
     "DIMS",
     "PADDING",
@@ -98,7 +99,13 @@ SITES: dict[str, Site] = {
         "blocks.{layer}.attn.hook_pattern",
     ),
 }
-"""The places where a probe can read, and what TransformerLens calls them."""
+"""The places where a probe can read, and what TransformerLens calls them.
+
+In an encoder they mean the same. Where its blocks normalise the sums they make (post-norm), the
+stream is what the norms leave: ``resid_mid = norm(resid_pre + attn_out)``, ``resid_post =
+norm(resid_mid + mlp_out)``, the block's output. A projector is one block without attention:
+``resid_pre`` enters it, ``mlp_act`` is its hidden layer, ``resid_post`` is what the LLM receives.
+"""
 
 DIMS: dict[str, str] = {
     "sample": "one clip or text",
@@ -107,7 +114,7 @@ DIMS: dict[str, str] = {
     "kv_head": "key-value head; several heads share one under grouped queries",
     "query": "token that attends",
     "key": "token that is attended to",
-    "token": "position in the sample, padding left out",
+    "token": "position in the sample (of an encoder: a frame), padding left out",
     "feature": "coordinate of a state",
     "neuron": "coordinate inside the MLP",
     "segment": "role of a token",
@@ -117,6 +124,7 @@ DIMS: dict[str, str] = {
 
 BOS = "bos"
 PADDING = "padding"
+APPENDED = "appended_silence"
 
 SEGMENTS: tuple[str, ...] = (
     BOS,
@@ -126,9 +134,17 @@ SEGMENTS: tuple[str, ...] = (
     "instruction",
     "response",
     "text",
+    "audiovisual",
+    APPENDED,
     PADDING,
 )
-"""The roles that a token can play, in the order of the ``segment`` axis."""
+"""The roles that a token can play, in the order of the ``segment`` axis.
+
+``audiovisual`` tokens are made of sound and picture together. ``appended_silence`` is what an
+encoder itself adds after the end of a clip and attends to (Whisper fills its window of 30 s): its
+frames are no part of the clip, but real tokens, on which a sink may sit. ``padding`` is masked, so
+that no token attends to it, and is left out of every record.
+"""
 
 TABLE_COLUMNS: tuple[str, ...] = (
     "sample",

@@ -4,6 +4,7 @@ Every table of tokens begins with ``glossary.TABLE_COLUMNS``, ends with ``bos_pr
 its thresholds in ``attrs``; ``describe`` puts it in words, also when it found nothing.
 """
 
+from sinkscope.analysis.alignment import frames_of_token, in_encoder
 from sinkscope.analysis.detectors import detector_agreement
 from sinkscope.analysis.flow import segment_attention
 from sinkscope.analysis.massive import (
@@ -28,6 +29,8 @@ __all__ = [
     "detector_agreement",
     "find_massive_activations",
     "find_sinks",
+    "frames_of_token",
+    "in_encoder",
     "key_attention",
     "low_meaning",
     "massive_features",

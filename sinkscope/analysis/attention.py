@@ -1,7 +1,8 @@
 """Key attention and sink rate, of any attention map or of a record.
 
 Depends on record. Source: the score of Gu et al. (arXiv 2410.10781), with the mean taken over the
-queries that can see the key, so that it also holds with padding and sliding windows.
+queries that can see the key, so that it also holds with padding, with sliding windows, and for
+encoders, where the divisor is the number of real queries.
 """
 
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from sinkscope.analysis.tables import is_token
-from sinkscope.errors import InputError
+from sinkscope.errors import InputError, SiteError
 from sinkscope.record import Record
 
 __all__ = ["as_array", "key_attention", "sink_rate"]
@@ -26,8 +27,9 @@ def key_attention(pattern: Any, *, visible: Any = None) -> Any:
         pattern: attention weights ``[..., query, key]`` as a numpy array, a torch tensor or an
             xarray DataArray with the dims ``query`` and ``key``; or a Record.
         visible: which query sees which key, booleans that broadcast to ``pattern``; causal if
-            None. A padding query sees nothing. In a DataArray, NaN pairs are never visible, which
-            is how a Record pads samples of unequal length. Not for a Record, which carries it.
+            None, but for the ``record["pattern"]`` of an encoder, whose queries see every key. A
+            padding query sees nothing. In a DataArray, NaN pairs are never visible, which is how a
+            Record pads samples of unequal length. Not for a Record, which carries it.
 
     Returns:
         ``alpha[..., key]``, float64, NaN where no query sees the key: a DataArray for a DataArray,
@@ -122,6 +124,8 @@ def _of_labelled(pattern: xr.DataArray, visible: Any) -> xr.DataArray:
         raise InputError(
             f"key_attention: the map has the dims {pattern.dims}; it needs query and key."
         )
+    if visible is None and pattern.attrs.get("attention") == "bidirectional":
+        visible = pattern.notnull()
     if not isinstance(visible, xr.DataArray):
         seen = _visible(pattern.sizes["query"], pattern.sizes["key"], visible)
         dims = [str(dim) for dim in pattern.dims if dim not in ("query", "key")]
@@ -135,6 +139,11 @@ def _of_labelled(pattern: xr.DataArray, visible: Any) -> xr.DataArray:
 
 
 def _of_record(record: Record) -> xr.DataArray:
+    if record.provenance.get("n_heads") == 0:
+        raise SiteError(
+            f"key_attention: {record.provenance.get('subject', 'this model')} has no attention, so "
+            "nothing there is an attention sink; look at its massive activations and cosines."
+        )
     sums, queries = record["segment_sum"], record["queries"]
     total = sums.astype(np.float64).sum("segment", skipna=True)
     count = queries.sum("segment", skipna=True).astype(np.float64)

@@ -41,8 +41,8 @@ def attention_map(
 
     Colours follow a power of the weight, chosen so that an even share (1 / T) lies at a fifth of
     the scale: a sink and the faint pattern beside it both show. The colour bar is labelled in
-    plain weights. Grey cells are keys that the query cannot see (later tokens). Sinks are named
-    in bold and colour.
+    plain weights. Grey cells are keys that the query cannot see (later tokens; in an encoder there
+    are none). Sinks are named in bold and colour.
 
     Args:
         record: holds the maps: record with ``keep=["pattern"]``, or ``PatternBins`` for long

@@ -56,7 +56,7 @@ def attention_grid(record: Record, *, sample: int, layer: int, head: int | None)
     length = len(record.layouts[sample])
     if whole:
         values = chosen.transpose("query", "key").values[:length, :length]
-        seen = np.tri(length, dtype=bool)
+        seen = _visible(record, sample, layer)[:length, :length]
         return AttentionGrid(np.where(seen, values, np.nan).astype(np.float64), 1, averaging)
     pairs = record["pattern_bin_pairs"].isel(sample=sample).sel(layer=layer)
     width = int(record["pattern_bin_width"].isel(sample=sample).sel(layer=layer))
@@ -66,6 +66,16 @@ def attention_grid(record: Record, *, sample: int, layer: int, head: int | None)
     counts = pairs.transpose(*axes).values[:cells, :cells].astype(np.float64)
     means = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
     return AttentionGrid(means, width, averaging)
+
+
+def _visible(record: Record, sample: int, layer: int) -> np.ndarray:
+    """Which query sees which key, as the record says; where it does not, as its model's do."""
+    if "visible" not in record:
+        length = len(record.layouts[sample])
+        both_ways = record.provenance.get("causal") is False
+        return np.ones((length, length), bool) if both_ways else np.tri(length, dtype=bool)
+    visible = record["visible"].isel(sample=sample).sel(layer=layer)
+    return visible.transpose("query", "key").values > 0
 
 
 def _layers(record: Record) -> list[int]:

@@ -18,6 +18,9 @@ from sinkscope.record import Record
 
 __all__ = ["segment_flow"]
 
+WIDEST_TITLE = 5.4
+"""Inches that the title needs, however few segments there are."""
+
 
 def segment_flow(
     flow: Record | pd.DataFrame, *, layer: int | None = None, ax: Axes | None = None
@@ -47,7 +50,7 @@ def segment_flow(
     names = [name for name in SEGMENTS if name in set(table["query_segment"])]
     cells = _cells(table, names)
     side = 2.6 + 0.52 * len(names)
-    with drawing(ax, figsize=(side + 0.6, side)) as axes:
+    with drawing(ax, figsize=(max(side + 0.6, WIDEST_TITLE), side)) as axes:
         image = show_grid(
             axes, cells, norm=Normalize(0, 1), label="share of the row's attention (0–1)"
         )

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.transforms import ScaledTranslation, Transform
 
+from sinkscope.glossary import SEGMENTS
 from sinkscope.layout import TokenLayout
 from sinkscope.plots.spread import spread
 from sinkscope.plots.style import ACCENT, MUTED, SEGMENT_COLORS, leader, plain
@@ -30,7 +31,7 @@ Side = Literal["top", "bottom", "left"]
 BAND = 5.0
 """Width of a band in points."""
 
-NAMED_ON_THE_BAND = ("audio", "video", "instruction", "response", "text", "padding")
+NAMED_ON_THE_BAND = tuple(name for name in SEGMENTS if name not in ("bos", "delimiter"))
 FEW = 32
 PITCH = 9.5
 """Points from one upright label to the next."""

@@ -50,9 +50,11 @@ SEGMENT_COLORS: dict[str, str] = {
     "instruction": "#009E73",
     "response": "#CC79A7",
     "text": "#56B4E9",
+    "audiovisual": "#4B1EC8",
+    "appended_silence": "#6B5B2E",
     "padding": "#D9D9D9",
 }
-"""A colour of the Okabe-Ito set for each segment."""
+"""A colour for each segment: those of the Okabe-Ito set, and two for what only encoders have."""
 
 STYLE: Any = {
     "font.size": 9,

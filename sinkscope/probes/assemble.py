@@ -41,6 +41,7 @@ def assemble(
                 _padded(values),
                 dims=("sample", "layer", *axes),
                 coords={"layer": list(layers[number])},
+                attrs=_remembered(name, provenance),
             )
     layouts = [stream.layout for stream in streams]
     return Record.of(
@@ -66,6 +67,12 @@ def refuse_doubles(reducers: Sequence[Reducer]) -> None:
                     "use one, with the layers of both."
                 )
             writers[name] = reducer
+
+
+def _remembered(name: str, provenance: Mapping[str, Any]) -> dict[str, str]:
+    """What a kept map must say of itself where it is used without its record."""
+    both_ways = name == "pattern" and provenance.get("causal") is False
+    return {"attention": "bidirectional"} if both_ways else {}
 
 
 def _padded(values: Sequence[Sequence[Tensor]]) -> np.ndarray:

@@ -10,12 +10,14 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from sinkscope.errors import SiteError
+from sinkscope.probes.wavlm_attention import Seen, calls_torch, watching_torch
 
 __all__ = ["AttentionCall", "Watcher", "watching"]
 
@@ -100,7 +102,20 @@ def watching(name: str, watchers: Mapping[nn.Module, Watcher]) -> Iterator[None]
     Raises:
         SiteError: if the function's formula is not known here, or is not in the table.
     """
-    _refuse_unknown(name)
+    of_torch = {m: partial(_hand_over, w) for m, w in watchers.items() if calls_torch(m)}
+    others = {m: watcher for m, watcher in watchers.items() if m not in of_torch}
+    if others or not of_torch:
+        _refuse_unknown(name)
+    with watching_torch(of_torch), _watching_table(name, others):
+        yield
+
+
+def _hand_over(watcher: Watcher, seen: Seen, scaling: float | int) -> None:
+    watcher(AttentionCall(*seen, scaling=float(scaling), causal=False))
+
+
+@contextmanager
+def _watching_table(name: str, watchers: Mapping[nn.Module, Watcher]) -> Iterator[None]:
     entered: list[tuple[_Seam, int, Watcher]] = []
     try:
         with _lock:

@@ -97,12 +97,13 @@ class AttentionMap:
         scores = self._scores(first, last, keys, scratch)
         if bias is not None:
             scores += bias
-        if visible is not None:
-            scores.masked_fill_(~visible, _UNSEEN)
-        elif self.causal:
+        everything = self.mask is None and not self.causal
+        if visible is None:
             _hide_later(scores, own=self.start + first - self.first_key - keys.start)
+        elif not everything:
+            scores.masked_fill_(~visible, _UNSEEN)
         weights = self._softmax(scores, scratch)
-        if visible is not None:
+        if visible is not None and not everything:
             weights = _without_blind_rows(weights, visible)
         return Rows(
             weights,

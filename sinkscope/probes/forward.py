@@ -8,7 +8,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from sinkscope.errors import SiteError
+from sinkscope.errors import InputError, SiteError
 from sinkscope.probes.attention import AttentionCall
 from sinkscope.probes.blocks import AttentionMap
 from sinkscope.probes.formula import refuse_unlike
@@ -34,6 +34,7 @@ class Forward:
         streams: the batch's samples.
         parts: each sample's share.
         offsets: for each layer, the place in the padded sequence of its first key column.
+        positions: how many positions it brings to every sample, padding included.
         grows: whether a cache may bring the samples more tokens later.
         checked: layers whose formula was checked before.
         kept: bytes that each `Keep` holds so far, by its number.
@@ -45,6 +46,7 @@ class Forward:
     streams: Sequence[Stream]
     parts: Sequence[Part]
     offsets: Sequence[int]
+    positions: int
     grows: bool
     checked: set[int]
     kept: dict[int, int]
@@ -57,6 +59,7 @@ class Forward:
     def see_states(self, site: str, layer: int, tensor: Tensor) -> None:
         """A site of the residual stream or the MLP: ``sample token feature``."""
         self._mark(site, layer)
+        self._refuse_other(tensor.shape[0], tensor.shape[1], f"site {site!r} of layer {layer}")
         for part, stream in self._shares():
             values = at(part.rows, tensor[part.sample].detach(), 0)
             self._reduce_tokens(site, layer, values, part, stream)
@@ -67,6 +70,7 @@ class Forward:
         asked = [site for site in ("q", "k", "v", "z", "pattern") if (site, layer) in self.readers]
         for site in asked:
             self._mark(site, layer)
+        self._refuse_other(call.query.shape[0], call.query.shape[2], f"attention of layer {layer}")
         with torch.autocast(call.query.device.type, enabled=False):
             for part, stream in self._shares():
                 for site in asked:
@@ -110,6 +114,14 @@ class Forward:
                 "block more than once, and one number a layer cannot say what it does."
             )
         self.seen.add((site, layer))
+
+    def _refuse_other(self, samples: int, positions: int, what: str) -> None:
+        """Refuse a tensor that is not of the samples and positions that the layouts cover."""
+        if (samples, positions) != (len(self.streams), self.positions):
+            raise InputError(
+                f"The {what} has {samples} samples of {positions} positions, the layouts cover "
+                f"{len(self.streams)} of {self.positions}; give layouts of this forward."
+            )
 
     def _shares(self) -> Iterator[tuple[Part, Stream]]:
         """The samples that this forward brings tokens to."""
@@ -202,6 +214,7 @@ def attention_map(
     mask = None
     if call.mask is not None and call.mask.ndim == 4:
         mask = call.mask[min(part.sample, len(call.mask) - 1)]
+        mask = mask.expand(-1, call.query.shape[2], -1)
         mask = at(columns, at(part.rows, mask, 1), 2)
     attention = AttentionMap(
         rearrange(query, "(h g) q d -> h g q d", h=len(key)),

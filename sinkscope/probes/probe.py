@@ -26,17 +26,18 @@ from sinkscope.probes.reducer import Reducer
 from sinkscope.probes.reducers import DEFAULT
 from sinkscope.probes.session import Session, layers_of
 from sinkscope.record import Record
-from sinkscope.subjects.subject import load
+from sinkscope.subjects.subject import Subject, load
 
-__all__ = ["Probe", "probe", "record"]
+__all__ = ["Probe", "default_reducers", "probe", "record"]
 
 
 class Probe:
     """A context manager that records every forward inside its block; see ``probe``."""
 
-    def __init__(self, subject: Any, reducers: Iterable[Reducer | str] = DEFAULT) -> None:
+    def __init__(self, subject: Any, reducers: Iterable[Reducer | str] | None = None) -> None:
         self.subject = load(subject)
-        self.reducers = tuple(Keep(item) if isinstance(item, str) else item for item in reducers)
+        chosen = default_reducers(self.subject) if reducers is None else reducers
+        self.reducers = tuple(Keep(item) if isinstance(item, str) else item for item in chosen)
         if not self.reducers:
             raise InputError("probe: no reducer was given; leave them out for the default ones.")
         refuse_doubles(self.reducers)
@@ -97,7 +98,15 @@ class Probe:
         self._prepend_bos = choices.pop() if len(choices) == 1 else "as given"
 
 
-def probe(subject: Any, reducers: Iterable[Reducer | str] = DEFAULT) -> Probe:
+def default_reducers(subject: Subject) -> tuple[Reducer, ...]:
+    """The statistics of a default record: of ``DEFAULT``, those whose site the subject has.
+
+    A decoder has all of them; a convolutional encoder has no attention.
+    """
+    return tuple(reducer for reducer in DEFAULT if subject.anatomy.reads(reducer.site))
+
+
+def probe(subject: Any, reducers: Iterable[Reducer | str] | None = None) -> Probe:
     """Watch the forwards of a subject that run inside a ``with`` block; read ``.record`` after it.
 
     The model's outputs are those that it has without the probe, to the bit. A forward with a KV
@@ -106,7 +115,8 @@ def probe(subject: Any, reducers: Iterable[Reducer | str] = DEFAULT) -> Probe:
 
     Args:
         subject: a `Subject`, or anything that ``load`` takes, such as a loaded model.
-        reducers: what to record; a site's name stands for ``Keep`` of it.
+        reducers: what to record, by default `default_reducers`; a site's name stands for ``Keep``
+            of it.
 
     Raises:
         SiteError: the subject lacks a site or a layer; nothing ran in the block; something asked
@@ -134,7 +144,7 @@ def record(
     layers: Sequence[int] | None = None,
     keep: Sequence[Reducer | str] = (),
     prepend_bos: bool | None = None,
-    reducers: Sequence[Reducer] = DEFAULT,
+    reducers: Sequence[Reducer] | None = None,
 ) -> Record:
     """Run a subject on data, one forward each, and record what its reducers see.
 
@@ -148,7 +158,8 @@ def record(
         layers: 0-based layers to record; all by default.
         keep: what to keep whole beside the statistics: ``"pattern"``, another site, or `Keep`.
         prepend_bos: whether texts begin with BOS; None leaves it to the tokenizer or model.
-        reducers: the statistics; the default ones take memory linear in the number of tokens.
+        reducers: the statistics, by default `default_reducers`, which take memory linear in the
+            number of tokens.
 
     Returns:
         One record of all samples.
@@ -158,7 +169,9 @@ def record(
         SiteError: a site or layer that the subject lacks, or that was never seen; more to keep
             than allowed.
     """
-    chosen = [*reducers, *(Keep(item) if isinstance(item, str) else item for item in keep)]
+    subject = load(subject)
+    statistics = default_reducers(subject) if reducers is None else reducers
+    chosen = [*statistics, *(Keep(item) if isinstance(item, str) else item for item in keep)]
     if layers is not None:
         chosen = [_within(reducer, layers) for reducer in chosen]
     given = {

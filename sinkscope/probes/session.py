@@ -17,7 +17,13 @@ from sinkscope.probes.caches import Caches, length_of
 from sinkscope.probes.forward import Forward
 from sinkscope.probes.reducer import Reducer
 from sinkscope.probes.scratch import Scratch
-from sinkscope.probes.stitching import Ends, Stream, decode_tokens, open_streams
+from sinkscope.probes.stitching import (
+    Ends,
+    Stream,
+    decode_tokens,
+    frames_attended,
+    open_streams,
+)
 from sinkscope.record import ClipSummary
 from sinkscope.subjects.anatomy import ATTENTION_SITES
 from sinkscope.subjects.given import real_tokens
@@ -64,7 +70,8 @@ class Session:
         watchers: dict[nn.Module, Watcher] = {}
         for site, layer in self._readers:
             if site in ATTENTION_SITES:
-                watchers[anatomy.attention[layer]] = partial(self._see_attention, layer)
+                module = anatomy.attention_of(site, layer)
+                watchers[module] = partial(self._see_attention, layer)
             else:
                 stack.callback(self._hook(site, layer))
         if watchers:
@@ -105,6 +112,10 @@ class Session:
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._abandon()
         given = _named(module, args, kwargs)
+        if not self.subject.anatomy.causal:
+            streams = self._open_frames(given)
+            self._start(given, streams, streams[0].padded, cache=None, grows=False)
+            return
         tokens = given.get("input_ids")
         tokens = given.get("inputs_embeds") if tokens is None else tokens
         if tokens is None:
@@ -116,9 +127,22 @@ class Session:
             streams = self._caches.streams(cache, length=held, samples=samples)
             self._continue(streams, given, positions)
         else:
-            streams = self._open(given, tokens)
+            streams = self._open(given, real_tokens(tokens, given.get("attention_mask")))
             if cache is not None:
                 self._caches.know(cache, streams)
+        grows = cache is not None or self._makes_cache(given)
+        self._start(given, streams, positions, cache=cache, grows=grows)
+
+    def _start(
+        self,
+        given: Mapping[str, Any],
+        streams: Sequence[Stream],
+        positions: int,
+        *,
+        cache: Any,
+        grows: bool,
+    ) -> None:
+        """Begin a forward that brings so many positions to every sample."""
         self._given = given
         self._now = Forward(
             self.reducers,
@@ -126,17 +150,34 @@ class Session:
             streams,
             [stream.part(i, positions) for i, stream in enumerate(streams)],
             self._offsets(cache, positions),
-            grows=cache is not None or self._makes_cache(given),
+            positions=positions,
+            grows=grows,
             checked=self._checked,
             kept=dict(self._kept),
             scratch=self._scratch,
         )
 
-    def _open(self, given: Mapping[str, Any], tokens: Tensor) -> list[Stream]:
-        attended = real_tokens(tokens, given.get("attention_mask"))
-        announced, self._announced = self._announced, None
-        layouts, clips = announced or (self.subject.layout_of(given), ())
+    def _open(
+        self, given: Mapping[str, Any], attended: Bool[np.ndarray, "sample position"]
+    ) -> list[Stream]:
+        layouts, clips = self._layouts(given)
         return open_streams(layouts, clips, attended)
+
+    def _open_frames(self, given: Mapping[str, Any]) -> list[Stream]:
+        """The streams of an encoder's forward: the layouts say how many frames there are."""
+        layouts, clips = self._layouts(given)
+        anatomy = self.subject.anatomy
+        attended = frames_attended(
+            layouts, given.get(anatomy.row.mask), attends=bool(anatomy.attention)
+        )
+        return open_streams(layouts, clips, attended, causal=False)
+
+    def _layouts(
+        self, given: Mapping[str, Any]
+    ) -> tuple[Sequence[TokenLayout], Sequence[ClipSummary | None]]:
+        """What was announced of the forward that begins, or what its input shows."""
+        announced, self._announced = self._announced, None
+        return announced or (self.subject.layout_of(given), ())
 
     def _continue(
         self, streams: Sequence[Stream], given: Mapping[str, Any], positions: int
@@ -186,7 +227,7 @@ class Session:
 
     def _makes_cache(self, given: Mapping[str, Any]) -> bool:
         asked = given.get("use_cache")
-        usual = getattr(self.subject.anatomy.decoder.config, "use_cache", False)
+        usual = getattr(self.subject.anatomy.config, "use_cache", False)
         return bool(usual if asked is None else asked)
 
 
@@ -226,7 +267,7 @@ def _ends(subject: Subject) -> Ends:
     """What ends a generated sample, by the model's generation settings and configuration."""
     owners = [getattr(module, "generation_config", None) for module in subject.model.modules()]
     owners = [owner for owner in owners if owner is not None]
-    owners.append(subject.anatomy.decoder.config)
+    owners.append(subject.anatomy.config)
     end = _first(owners, "eos_token_id")
     several = end if isinstance(end, list | tuple) else [] if end is None else [end]
     return Ends(frozenset(several), _first(owners, "pad_token_id"))

@@ -26,6 +26,7 @@ __all__ = [
     "Stream",
     "at",
     "decode_tokens",
+    "frames_attended",
     "open_streams",
     "side_by_side",
 ]
@@ -142,6 +143,8 @@ def open_streams(
     layouts: Sequence[TokenLayout],
     clips: Sequence[ClipSummary | None],
     attended: Bool[np.ndarray, "sample position"],
+    *,
+    causal: bool = True,
 ) -> list[Stream]:
     """The streams of a prefill.
 
@@ -149,6 +152,7 @@ def open_streams(
         layouts: one a sample, covering every position, padding labelled as such.
         clips: one a sample, or none at all.
         attended: where the model's own mask says that there is a token.
+        causal: whether tokens attend to what comes before them only, not to everything.
 
     Raises:
         InputError: if layouts and forward disagree.
@@ -161,7 +165,7 @@ def open_streams(
             "recorded: use num_beams=1."
         )
     for i, (layout, row) in enumerate(zip(layouts, attended, strict=True)):
-        _refuse_misfit(i, layout, row)
+        _refuse_misfit(i, layout, row, causal=causal)
     clips = clips or [None] * samples
     return [
         Stream(layout.without_padding(), clip, np.flatnonzero(layout.is_real), positions)
@@ -169,8 +173,36 @@ def open_streams(
     ]
 
 
+def frames_attended(
+    layouts: Sequence[TokenLayout], mask: Tensor | None, *, attends: bool
+) -> Bool[np.ndarray, "sample position"]:
+    """Which positions an encoder's forward attends to.
+
+    Args:
+        layouts: one a sample, covering every position.
+        mask: what the encoder itself was given, true at real frames; None where it masks nothing.
+        attends: whether its blocks have attention at all.
+
+    Raises:
+        InputError: if the mask is of other samples or positions.
+    """
+    shape = (len(layouts), len(layouts[0]))
+    if mask is None:
+        attended = np.ones(shape, bool)
+        for row, layout in zip(attended, layouts, strict=True):
+            if not attends and len(layout) == len(row):
+                row[:] = layout.is_real
+        return attended
+    if tuple(mask.shape) != shape:
+        raise InputError(
+            f"The encoder got a mask of {tuple(mask.shape)} where the layouts say {shape} (sample, "
+            "frame); give one entry for each frame."
+        )
+    return mask.bool().cpu().numpy()
+
+
 def _refuse_misfit(
-    sample: int, layout: TokenLayout, attended: Bool[np.ndarray, " position"]
+    sample: int, layout: TokenLayout, attended: Bool[np.ndarray, " position"], *, causal: bool
 ) -> None:
     if len(layout) != len(attended):
         raise InputError(
@@ -186,12 +218,13 @@ def _refuse_misfit(
             f"Sample {sample}: position {hidden[0]} is {layout.segments[hidden[0]]!r} in the "
             f"layout, but the attention mask hides it; label it {PADDING!r}."
         )
-    last = int(np.flatnonzero(real)[-1])
+    last = int(np.flatnonzero(real)[-1]) if causal else len(real)
     open_padding = np.flatnonzero(~real[:last] & attended[:last])
     if len(open_padding):
         raise InputError(
-            f"Sample {sample}: position {open_padding[0]} is padding in the layout, but later "
-            "tokens attend to it; give the model an attention_mask that hides it."
+            f"Sample {sample}: position {open_padding[0]} is padding in the layout, but "
+            f"{'later' if causal else 'other'} tokens attend to it; give the model an "
+            "attention_mask that hides it."
         )
 
 

@@ -80,9 +80,11 @@ class Anatomy:
         d_model: features of the residual stream.
         d_head: features of a head.
         decoder: the module whose forward receives ``input_ids`` or ``inputs_embeds``,
-            ``attention_mask``, ``position_ids`` and ``past_key_values``.
+            ``attention_mask``, ``position_ids`` and ``past_key_values``; of an encoder, the module
+            that runs the blocks.
         blocks: the blocks in order.
-        attention: for each block, the module that is handed to the attention interface.
+        attention: for each block, the module that is handed to the attention interface; none where
+            the blocks have no attention.
         row: the family's row of the table.
     """
 
@@ -99,14 +101,46 @@ class Anatomy:
 
     @property
     def config(self) -> Any:
-        """The decoder's configuration."""
-        return self.decoder.config
+        """The decoder's configuration, or None where it has none."""
+        return getattr(self.decoder, "config", None)
 
     @property
     def attn_implementation(self) -> str:
-        """The attention function now in use: "eager" or a key of ``ALL_ATTENTION_FUNCTIONS``."""
+        """The attention function now in use: "eager" or a key of ``ALL_ATTENTION_FUNCTIONS``.
+
+        "none" where the blocks have no attention.
+        """
+        if not self.attention:
+            return "none"
+        own = getattr(self.attention[0], "implementation", None)
+        if own is not None:
+            return str(own)
         config: Any = getattr(self.attention[0], "config", None) or self.config
         return config._attn_implementation or "eager"
+
+    @property
+    def causal(self) -> bool:
+        """Whether a query sees the keys up to itself only, as in a decoder."""
+        return self.row.causal
+
+    def reads(self, site: str) -> bool:
+        """Whether the family's blocks have a site at all; `tap` says what a layer lacks."""
+        if site in ATTENTION_SITES:
+            return bool(self.attention)
+        return self.row.sites is None or site in self.row.sites
+
+    def attention_of(self, site: str, layer: int) -> nn.Module:
+        """The module at whose attention a site of ``ATTENTION_SITES`` is read.
+
+        Raises:
+            SiteError: if the blocks have no attention.
+        """
+        if not self.attention:
+            raise SiteError(
+                f"A {self.family} block has no attention, so there is no {site!r}; its sites are "
+                f"{', '.join(self.sites())}."
+            )
+        return self.attention[layer]
 
     @property
     def parallel(self) -> bool:
@@ -147,6 +181,8 @@ class Anatomy:
             return f"there is no such site; use one of {', '.join(SITES)}"
         if site in ATTENTION_SITES:
             return "it is read at the attention interface, by a probe"
+        if self.row.sites is not None and site not in self.row.sites:
+            return f"a {self.family} block has the sites {', '.join(self.row.sites)} only"
         if site == "resid_mid" and self.parallel:
             return f"attention and MLP of {self.family} read the same stream (a parallel block)"
         if site in _GATED and self.row.gate is None:

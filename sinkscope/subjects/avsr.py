@@ -17,7 +17,9 @@ from sinkscope.errors import InputError
 from sinkscope.layout import TokenLayout
 from sinkscope.subjects.anatomy import Anatomy
 from sinkscope.subjects.clip_layouts import layout_of_spans, summarise
+from sinkscope.subjects.encoders import EncoderSubject, encoder_of
 from sinkscope.subjects.huggingface import HuggingFaceSubject, huggingface_subject
+from sinkscope.subjects.projectors import ProjectorSubject, projector_of
 from sinkscope.subjects.running import describe_model, evaluating, fewest_logits
 from sinkscope.subjects.subject import Announce, ModelInputs
 
@@ -73,6 +75,24 @@ class AvsrSubject:
         }
         return replace(self, **{name: value for name, value in given.items() if value is not None})
 
+    def encoder(self, stream: str) -> EncoderSubject:
+        """The encoder of ``"audio"``, ``"video"`` or ``"audiovisual"``, as a subject of its own.
+
+        Raises:
+            InputError: if the model has no such encoder.
+        """
+        return encoder_of(self.model, stream, name=f"{self.name} {stream} encoder")
+
+    def projector(self, stream: str) -> ProjectorSubject:
+        """The projector of a stream, as a subject of its own, at the rate that is chosen here.
+
+        Raises:
+            InputError: if the model has no such projector.
+        """
+        rate = self.audio_rate if stream == "audio" else self.video_rate
+        name = f"{self.name} {stream} projector"
+        return projector_of(self.model, self.encoder(stream), rate=rate, name=name)
+
     def batches(
         self,
         data: Any = None,
@@ -87,7 +107,8 @@ class AvsrSubject:
 
         Raises:
             InputError: a clip that is too short or lacks a stream that is asked for; a clip without
-                text where the transcript is wanted; clips together with ids, embeddings or layouts.
+                text where the transcript is wanted; clips together with ids, embeddings or layouts;
+                BOS where the tokenizer has none.
         """
         clips = _clips(data)
         if clips is None:
@@ -104,7 +125,7 @@ class AvsrSubject:
             raise InputError(
                 f"{self.name} makes tokens, mask and layout from the clip itself; give clips alone."
             )
-        bos = True if prepend_bos is None else prepend_bos
+        bos = "bos" in self.model.ids if prepend_bos is None else prepend_bos
         for clip in clips:
             inputs = self._prepare(clip, prepend_bos=bos)
             layouts = self._layouts(inputs, [clip])

@@ -14,7 +14,7 @@ from sinkscope.layout import TokenLayout
 from sinkscope.record import ClipSummary
 from sinkscope.subjects.layouts import pad_layout
 
-__all__ = ["SEGMENT_OF", "layout_of_spans", "summarise"]
+__all__ = ["LABELS", "SEGMENT_OF", "describe", "layout_of_spans", "summarise"]
 
 SEGMENT_OF = {
     "bos": BOS,
@@ -24,12 +24,16 @@ SEGMENT_OF = {
     "video_open": "delimiter",
     "video": "video",
     "video_close": "delimiter",
+    "audiovisual": "audiovisual",
     "prompt": "instruction",
     "transcript": "response",
     "eos": "response",
     "padding": PADDING,
 }
 """The segment that each part of a sample belongs to."""
+
+LABELS = {"audio": "a", "video": "v", "audiovisual": "av"}
+"""What the labels of projected tokens begin with."""
 
 ENVELOPE_RATE = 100
 """Parts a second of a clip's envelope."""
@@ -47,7 +51,8 @@ def layout_of_spans(
         clip: where the audio and video tokens come from.
 
     Returns:
-        The layout of all positions; audio tokens are called a0, a1 ..., video tokens v0, v1 ...
+        The layout of all positions; audio tokens are called a0, a1 ..., video tokens v0, v1 ...,
+        tokens of both av0, av1 ...
 
     Raises:
         InputError: if the spans leave a position out, or know of no such part.
@@ -61,8 +66,8 @@ def layout_of_spans(
         covered[span.start : span.stop] += 1
         for i in range(span.start, span.stop):
             segments[i] = SEGMENT_OF[span.name]
-            if span.name in ("audio", "video"):
-                labels[i] = f"{span.name[0]}{i - span.start}"
+            if span.name in LABELS:
+                labels[i] = f"{LABELS[span.name]}{i - span.start}"
         if span.times is not None:
             seconds[span.start : span.stop] = span.times
     if (covered[real] != 1).any() or (np.array(segments)[real] == PADDING).any():
@@ -72,9 +77,18 @@ def layout_of_spans(
         [segments[i] for i in tokens],
         [labels[i] for i in tokens],
         seconds=seconds[tokens],
-        descriptors=_descriptors(clip, seconds[tokens]),
+        descriptors=describe(clip, seconds[tokens]),
     )
     return pad_layout(layout, real)
+
+
+def describe(clip: Clip, seconds: Float[np.ndarray, "token 2"]) -> dict[str, np.ndarray]:
+    """What the tokens are, as floats and strings; NaN and "" where that is unknown."""
+    table = dict(describe_tokens(clip, seconds))
+    unknown = np.isnan(table["loudness_db"])
+    table["silence"] = np.where(unknown, np.nan, table["silence"].astype(float))
+    table["phoneme"] = table["phoneme"].astype(str)
+    return table
 
 
 def summarise(clip: Clip) -> ClipSummary:
@@ -88,15 +102,6 @@ def summarise(clip: Clip) -> ClipSummary:
         envelope_rate=float(ENVELOPE_RATE),
         notes=list(clip.notes),
     )
-
-
-def _descriptors(clip: Clip, seconds: Float[np.ndarray, "token 2"]) -> dict[str, np.ndarray]:
-    """What the tokens are, as floats and strings; NaN and "" where that is unknown."""
-    table = dict(describe_tokens(clip, seconds))
-    unknown = np.isnan(table["loudness_db"])
-    table["silence"] = np.where(unknown, np.nan, table["silence"].astype(float))
-    table["phoneme"] = table["phoneme"].astype(str)
-    return table
 
 
 def _envelope(clip: Clip) -> list[list[float]]:

@@ -42,6 +42,9 @@ class Family:
         requires: fields of the configuration that would change a formula, with the one value that
             this row is right for (also right: the field is absent).
         builtin: whether the row describes the classes of transformers, and of no one else.
+        causal: whether a query sees the keys up to itself only; an encoder's queries see all.
+        sites: the only sites of its blocks, where it lacks most; None for all.
+        mask: of an encoder's forward, the argument that says which frames are real; "" for none.
     """
 
     model_type: str
@@ -58,6 +61,9 @@ class Family:
     flat: tuple[str, ...] = ()
     requires: Mapping[str, object] = field(default_factory=dict)
     builtin: bool = False
+    causal: bool = True
+    sites: tuple[str, ...] | None = None
+    mask: str = ""
 
 
 _CAUSAL = {"is_causal": True, "is_encoder_decoder": False, "add_cross_attention": False}

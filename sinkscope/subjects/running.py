@@ -52,6 +52,7 @@ def describe_model(model: nn.Module, anatomy: Anatomy) -> dict[str, Any]:
         "dtype": str(parameter.dtype).removeprefix("torch."),
         "device": ", ".join(sorted({str(weight.device) for weight in model.parameters()})),
         "attention_implementation": anatomy.attn_implementation,
+        "causal": anatomy.causal,
         "n_layers": anatomy.n_layers,
         "n_heads": anatomy.n_heads,
         "n_kv_heads": anatomy.n_kv_heads,

@@ -27,6 +27,14 @@ from sinkscope.subjects.bundled import Bundled, bundled
 
 __all__ = ["Announce", "Bundled", "ModelInputs", "Subject", "bundled", "load"]
 
+_ENCODERS = (
+    "sinkscope.avsr.avhubert.",
+    "sinkscope.avsr.encoders",
+    "transformers.models.wavlm.",
+    "transformers.models.whisper.",
+)
+"""Where the classes of encoders are defined."""
+
 Announce = Callable[[Sequence[TokenLayout], Sequence[ClipSummary | None]], None]
 """What a subject calls with the layouts and clips of the forward that comes next."""
 
@@ -125,8 +133,8 @@ def load(
     Args:
         what: the name of a bundled model; a folder of a decoder-only model of transformers or of an
             audio-visual LLM of this package; a hub id; a loaded module (of transformers, wrapped by
-            PEFT, an audio-visual LLM, or a ``TransformerBridge`` of transformer-lens); or a
-            subject, which is handed back as it is.
+            PEFT, an audio-visual LLM, an encoder, or a ``TransformerBridge`` of transformer-lens);
+            or a subject, which is handed back as it is.
         device: where to put a model that is read from disk; its GPU if there is one, else the CPU.
         dtype: ``"float32"``, ``"bfloat16"``, ``"float16"`` or torch's own; as stored by default.
         tokenizer: for a loaded module, its tokenizer; otherwise in place of the stored one.
@@ -169,6 +177,11 @@ def _of_module(module: Any, tokenizer: Any | None) -> Subject:
         from sinkscope.subjects.avsr import avsr_subject
 
         return avsr_subject(module)
+    if any(name.startswith(_ENCODERS) for name in names):
+        from sinkscope.subjects.encoders import encoder_subject
+
+        _refuse_options("an encoder", {"tokenizer": tokenizer})
+        return encoder_subject(module)
     from sinkscope.subjects.huggingface import huggingface_subject
 
     return huggingface_subject(module, tokenizer=tokenizer)

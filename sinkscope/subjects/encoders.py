@@ -1,0 +1,273 @@
+"""Encoders as subjects: the sites, sinks and massive activations of what feeds the LLM.
+
+An encoder's tokens are its frames, each with seconds; there is no BOS, so the first frame of the
+clip is the reference, and every frame sees every other. ``subject.encoder("audio")`` of an
+audio-visual LLM gives one, and so does ``load`` of a bare encoder::
+
+    heard = ss.record(subject.encoder("audio"), clip)
+    ss.find_sinks(heard)
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sinkscope.avsr.clip import Clip
+from sinkscope.avsr.encoders import Encoder
+from sinkscope.avsr.model import LlamaAvsr
+from sinkscope.errors import InputError, UnknownFamilyError
+from sinkscope.layout import TokenLayout
+from sinkscope.subjects.anatomy import Anatomy
+from sinkscope.subjects.clip_layouts import summarise
+from sinkscope.subjects.encoder_anatomy import encoder_anatomy
+from sinkscope.subjects.frame_layouts import STREAMS, layout_of_frames, unknown_frames
+from sinkscope.subjects.fronts import Front, NoFront, WavlmFront, WhisperFront
+from sinkscope.subjects.running import describe_model, evaluating
+from sinkscope.subjects.subject import Announce, ModelInputs
+
+__all__ = ["EncoderSubject", "encoder_of", "encoder_subject", "only_clips"]
+
+
+@dataclass(frozen=True, eq=False)
+class EncoderSubject:
+    """An encoder; see ``Subject`` for what is not explained here.
+
+    Attributes:
+        front: what makes frames of clips.
+        stream: what it reads: ``"audio"``, ``"video"`` or ``"audiovisual"``, the segment of its
+            frames.
+    """
+
+    name: str
+    model: nn.Module
+    anatomy: Anatomy
+    front: Front
+    stream: str = "audio"
+    tokenizer: Any | None = None
+    massive_ratio: float | None = None
+
+    def batches(
+        self,
+        data: Any = None,
+        *,
+        input_ids: Tensor | Sequence[Any] | None = None,
+        inputs_embeds: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        layout: TokenLayout | Sequence[TokenLayout] | None = None,
+        prepend_bos: bool | None = None,
+    ) -> Iterator[ModelInputs]:
+        """One forward for each clip.
+
+        Raises:
+            InputError: anything but clips; a clip that lacks the stream or is too short.
+        """
+        others = (input_ids, inputs_embeds, attention_mask, layout, prepend_bos)
+        prepare: Any = self.front.prepare
+        for clip in only_clips(self.name, data, others):
+            batch, lengths = prepare([clip], **self._asked)
+            device = next(self.model.parameters()).device
+            yield ModelInputs(
+                {"batch": _moved(batch, device), "lengths": lengths.to(device)},
+                self._layouts([clip], lengths),
+                (summarise(clip),),
+                prepend_bos=False,
+            )
+
+    def forward(self, inputs: ModelInputs, *, logits: bool = True) -> Any:
+        """Run the encoder in evaluation mode without gradients; it has no logits."""
+        with evaluating(self.model):
+            return self.front(**inputs.kwargs)
+
+    @contextmanager
+    def announcing(self, announce: Announce) -> Iterator[None]:
+        """While open, the clips that the encoder prepares are announced before it runs.
+
+        Not where WavLM prepares several, which it then runs one by one.
+        """
+        if not isinstance(self.front, Encoder):
+            yield
+            return
+        front, prepare = self.front, self.front.prepare
+
+        def prepare_and_announce(clips: Sequence[Clip], **options: Any) -> Any:
+            prepared = prepare(clips, **options)
+            if self.anatomy.family != "wavlm" or len(clips) == 1:
+                read = tuple(options.get("streams") or (self.stream,))
+                layouts = self._layouts(clips, prepared[1], stream=_joined(read))
+                announce(layouts, [summarise(clip) for clip in clips])
+            return prepared
+
+        before = vars(front).get("prepare")
+        vars(front)["prepare"] = prepare_and_announce
+        try:
+            yield
+        finally:
+            vars(front).pop("prepare")
+            if before is not None:
+                vars(front)["prepare"] = before
+
+    def label_tokens(self, ids: Sequence[int]) -> list[str]:
+        """There is no vocabulary: the numbers themselves."""
+        return [str(int(i)) for i in ids]
+
+    def layout_of(self, decoder_kwargs: Mapping[str, Any]) -> tuple[TokenLayout, ...]:
+        """The layouts of a forward whose clips nobody named: frames and padding, by its mask.
+
+        Raises:
+            InputError: if the encoder was called without a tensor.
+        """
+        given = next((x for x in decoder_kwargs.values() if isinstance(x, Tensor)), None)
+        if given is None:
+            raise InputError(f"{self.name} was called without a tensor; give it its features.")
+        positions = self._window or int(given.shape[1])
+        mask = decoder_kwargs.get(self.anatomy.row.mask)
+        real = torch.ones(len(given), positions) if mask is None else mask
+        return tuple(
+            unknown_frames(self.stream, row, frame_rate=self.front.frame_rate)
+            for row in real.bool().cpu().numpy()
+        )
+
+    def provenance(self) -> dict[str, Any]:
+        """What a reader must know of the model to repeat a run."""
+        return {
+            "subject": self.name,
+            "massive_ratio": self.massive_ratio,
+            "stream": self.stream,
+            "frame_rate": float(self.front.frame_rate),
+            **describe_model(self.model, self.anatomy),
+        }
+
+    @property
+    def _window(self) -> int | None:
+        """Frames that the encoder always runs, filling up with silence; None where it does not."""
+        if self.anatomy.family != "whisper":
+            return None
+        return int(self.anatomy.config.max_source_positions)
+
+    @property
+    def _asked(self) -> dict[str, Any]:
+        """What an encoder of several streams must be told where it reads one of them alone."""
+        own = getattr(self.front, "streams", ())
+        return {"streams": (self.stream,)} if len(own) > 1 and self.stream in own else {}
+
+    def _layouts(
+        self, clips: Sequence[Clip], lengths: Tensor, *, stream: str | None = None
+    ) -> tuple[TokenLayout, ...]:
+        window = self._window
+        counts = lengths.tolist()
+        return tuple(
+            layout_of_frames(
+                clip,
+                stream or self.stream,
+                positions=window or max(counts),
+                frame_rate=self.front.frame_rate,
+                frames=count,
+                appends=window is not None,
+            )
+            for clip, count in zip(clips, counts, strict=True)
+        )
+
+
+def encoder_subject(
+    model: nn.Module, *, name: str | None = None, stream: str | None = None
+) -> EncoderSubject:
+    """A subject of a loaded encoder.
+
+    Args:
+        model: an encoder of the package; transformers' ``WhisperEncoder``, ``WavLMModel`` or the
+            encoder inside it; or an AV-HuBERT.
+        name: what tables and figures call it.
+        stream: ``"audio"``, ``"video"`` or ``"audiovisual"``; by default what the encoder reads.
+
+    Raises:
+        UnknownFamilyError: if it is none of these, or holds more than an encoder.
+        InputError: if there is no such stream.
+    """
+    _refuse_more(model)
+    anatomy = encoder_anatomy(model)
+    stream = stream or _stream(model)
+    if stream not in STREAMS:
+        raise InputError(f"stream is {stream!r}; use one of {', '.join(STREAMS)}.")
+    path = str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
+    called = name or path or f"{anatomy.family} ({type(model).__name__})"
+    return EncoderSubject(called, model, anatomy, _front(model, anatomy, called), stream)
+
+
+def encoder_of(model: LlamaAvsr, stream: str, *, name: str) -> EncoderSubject:
+    """The encoder of one stream of an audio-visual LLM, as a subject.
+
+    Raises:
+        InputError: if there is no such stream, or the model does not encode it.
+    """
+    if stream not in STREAMS:
+        raise InputError(f"stream is {stream!r}; use one of {', '.join(STREAMS)}.")
+    if stream not in model.config.streams:
+        raise InputError(
+            f"This model has no {stream} encoder; it has one of "
+            f"{' and of '.join(model.config.streams)}."
+        )
+    return encoder_subject(model.encoder(stream), name=name, stream=stream)
+
+
+def only_clips(name: str, data: Any, others: Sequence[Any]) -> list[Clip]:
+    """The clips that were given, and nothing else.
+
+    Raises:
+        InputError: if the data is no clip, or one of the other arguments is not None.
+    """
+    if any(given is not None for given in others):
+        raise InputError(
+            f"{name} makes frames, mask and layout from the clip itself, and has no BOS; give "
+            "clips alone."
+        )
+    several = list(data) if isinstance(data, list | tuple) else [data]
+    if not several or not all(isinstance(clip, Clip) for clip in several):
+        raise InputError(
+            f"{name} reads clips, not {type(data).__name__}; give a clip or several, as "
+            "sinkscope.read_clip makes them."
+        )
+    return several
+
+
+def _refuse_more(model: nn.Module) -> None:
+    """Refuse a model of transformers of which the encoder is only a part."""
+    own = type(model).__name__
+    place = {"whisper": "its get_encoder()", "wavlm": "its .wavlm"}
+    for family, part in place.items():
+        inside = type(model).__module__.startswith(f"transformers.models.{family}.")
+        if inside and not (own.startswith("WhisperEncoder") or own.startswith("WavLMEncoder")):
+            if own == "WavLMModel":
+                continue
+            raise UnknownFamilyError(
+                f"{own} is more than an encoder, and only the encoder can be studied here; hand "
+                f"over {part}."
+            )
+
+
+def _front(model: Any, anatomy: Anatomy, name: str) -> Front:
+    if isinstance(model, Encoder):
+        return model
+    if type(model).__name__ == "WhisperEncoder":
+        return WhisperFront(model)
+    if type(model).__name__ == "WavLMModel":
+        return WavlmFront(model)
+    return NoFront(name, 25.0 if anatomy.family == "avhubert" else 50.0)
+
+
+def _stream(model: nn.Module) -> str:
+    return _joined(list(getattr(model, "streams", ())) or ["audio"])
+
+
+def _joined(streams: Sequence[str]) -> str:
+    """The segment of frames that are made of these streams."""
+    return "audiovisual" if len(streams) > 1 else str(streams[0])
+
+
+def _moved(batch: Any, device: torch.device) -> Any:
+    if isinstance(batch, Mapping):
+        return {key: _moved(value, device) for key, value in batch.items()}
+    return batch.to(device) if isinstance(batch, Tensor) else batch
