@@ -2,12 +2,22 @@
 
 import math
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from sinkscope.avsr.noise import RMS, add_noise, babble, pink_noise, read_noise, white_noise
+from sinkscope.avsr.clip import Clip
+from sinkscope.avsr.noise import (
+    RMS,
+    add_noise,
+    babble,
+    noisy,
+    pink_noise,
+    read_noise,
+    white_noise,
+)
 from sinkscope.errors import InputError
 from tests.media_files import chirp
 from tests.shared_data import shared
@@ -132,3 +142,46 @@ def test_the_recorded_noises_are_read(speech, rng):
         noise = read_noise(shared(f"data/noise/{name}"))
         assert len(noise) > 16_000
         assert ratio_db(speech, add_noise(speech, noise, 0, rng=rng)) == pytest.approx(0, abs=1e-3)
+
+
+# --- by clip -------------------------------------------------------------------------------------
+
+
+def stretch(clip, noise, snr_db=0, **options):
+    """What was added, of unit power."""
+    added = noisy(clip, noise, snr_db, **options).waveform.astype(np.float64) - clip.waveform
+    return added / np.sqrt(np.mean(added**2))
+
+
+@pytest.mark.parametrize("snr_db", [0, -5.0, 10.0])
+@pytest.mark.parametrize("length", [500, 100_000])
+def test_a_noisy_clip_has_the_ratio_and_keeps_all_else(speech, rng, snr_db, length):
+    clip = Clip(speech, np.zeros((50, 96, 96), np.uint8), "bin blue", Path("a/b.mp4"))
+    heard = noisy(clip, white_noise(length, rng=rng), snr_db)
+    assert ratio_db(speech, heard.waveform) == pytest.approx(snr_db, abs=1e-3)
+    assert (heard.text, heard.path) == (clip.text, clip.path)
+    assert heard.frames is clip.frames
+
+
+def test_the_stretch_depends_on_the_clip_the_ratio_and_the_seed_alone(speech, rng):
+    noise = white_noise(300_000, rng=rng)
+    names = [f"lrs3/test/{who}/{n:05d}.mp4" for who in ("amy", "bob") for n in range(3)]
+    clips = [Clip(speech, None, path=Path(name)) for name in names]
+    forward = [stretch(clip, noise) for clip in clips]
+    backward = [stretch(clip, noise) for clip in reversed(clips)][::-1]
+    np.testing.assert_array_equal(forward, backward)
+    moved = Clip(speech, None, path=Path("/data/test/amy/00000.avi"))
+    np.testing.assert_array_equal(stretch(moved, noise), forward[0])
+    others = [*forward, stretch(clips[0], noise, 5), stretch(clips[0], noise, seed=1)]
+    alike = np.corrcoef(others) - np.eye(len(others))
+    assert np.abs(alike).max() < 0.1, "two clips have the same stretch of noise"
+    np.testing.assert_array_equal(stretch(clips[0], noise, -0.0), forward[0])
+
+
+def test_a_clip_without_a_file_is_known_by_its_samples(speech, rng):
+    noise = white_noise(300_000, rng=rng)
+    one, other = Clip(speech, None), Clip(np.roll(speech, 100), None)
+    np.testing.assert_array_equal(stretch(one, noise), stretch(Clip(speech.copy(), None), noise))
+    assert abs(np.corrcoef(stretch(one, noise), stretch(other, noise))[0, 1]) < 0.1
+    with pytest.raises(InputError, match=r"a\.mp4 has no sound"):
+        noisy(Clip(None, np.zeros((1, 8, 8), np.uint8), path=Path("a.mp4")), noise, 0)

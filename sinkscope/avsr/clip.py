@@ -30,9 +30,10 @@ class Crop:
 
     Attributes:
         method: ``"face detector"``, ``"fixed box"``, ``"already a mouth crop"``,
-            ``"boxes given"`` or ``"drawn"``.
-        boxes: left, top, width, height in pixels of the original picture, one row a frame.
-        detected: the share of frames whose face the detector found itself, 0 to 1.
+            ``"boxes given"``, ``"landmarks"`` or ``"drawn"``.
+        boxes: left, top, width, height in pixels of the original picture, one row a frame; of a
+            crop that is turned (landmarks) the upright square of its centre and size.
+        detected: the share of frames whose face was found or given itself, 0 to 1.
     """
 
     method: str

@@ -1,23 +1,27 @@
 """Which part of the picture a clip keeps: the mouth, a central box, everything, or a box given.
 
+The mouth is found by landmarks where there are any, and below the face's box otherwise.
+
 Reads the file twice, once to find the face and once to cut, so that a long video in high
 definition never stands in memory.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 from numpy.typing import ArrayLike
 
+from sinkscope.avsr.alignment import align, shrink_of, warp_mouth
 from sinkscope.avsr.clip import FRAME_RATE, Crop
 from sinkscope.avsr.decode import Decoder
 from sinkscope.avsr.faces import find_faces_over_time, follow_face
+from sinkscope.avsr.landmarks import find_landmarks, open_landmarks
 from sinkscope.avsr.mouth import CROP_SIDE, crop_mouth, mouth_boxes
-from sinkscope.avsr.picture import steady_frames
+from sinkscope.avsr.picture import shown_pictures, steady_frames
 from sinkscope.errors import InputError
 
-__all__ = ["CROPS", "crop_pictures"]
+__all__ = ["CROPS", "crop_by_landmarks", "crop_pictures"]
 
 CROPS = ("auto", "face", "fixed", "none")
 """Ways to crop that have a name."""
@@ -75,6 +79,55 @@ def crop_pictures(
     return Cropped(frames, Crop(method, boxes, detected), notes)
 
 
+def crop_by_landmarks(
+    decoder: Decoder,
+    landmarks: Any,
+    *,
+    origin: float | None = None,
+    mean_face: ArrayLike | None = None,
+) -> Cropped:
+    """Decode the pictures of a file at 25 fps and cut out the mouth, upright and of one size.
+
+    Args:
+        decoder: of kind ``"video"``.
+        landmarks: as ``open_landmarks`` takes it; one row for each picture of the file, or one for
+            each frame at 25 fps.
+        origin: second of the file's clock that counts as 0; the first picture's by default.
+        mean_face: as ``align`` takes it.
+
+    Raises:
+        InputError: the landmarks cannot be read, are no face, or are not one a picture.
+    """
+    numbers, pictures = shown_pictures(decoder, origin=origin)
+    if not numbers:
+        return Cropped(np.zeros((0, CROP_SIDE, CROP_SIDE), np.uint8), None, ())
+    given = open_landmarks(landmarks)
+    if callable(given):
+        marks = find_landmarks(steady_frames(decoder, origin=origin), given)
+    elif len(given) == pictures:
+        marks = given[numbers]
+    elif len(given) == len(numbers):
+        marks = given
+    else:
+        raise InputError(
+            f"{decoder.path}: {len(given)} frames of landmarks are given for {pictures} pictures "
+            f"({len(numbers)} at {FRAME_RATE} fps); give one row a picture, NaN where none is."
+        )
+    detected = float(np.mean(~np.isnan(marks[:, 0, 0])))
+    try:
+        alignment = align(marks, mean_face=mean_face)
+    except InputError as error:
+        raise InputError(f"{decoder.path}: {error}") from error
+    shrink = shrink_of(alignment)
+    images = steady_frames(decoder, origin=origin)
+    frames = [
+        warp_mouth(image, matrix, shrink=shrink)
+        for image, matrix in zip(images, alignment.matrices, strict=True)
+    ]
+    notes = tuple(_face_notes(detected, alignment.cuts, "Landmarks are known"))
+    return Cropped(np.stack(frames), Crop("landmarks", alignment.boxes, detected), notes)
+
+
 Plan = tuple[str, np.ndarray, float, tuple[str, ...]]
 """Method, boxes (one for all frames, or one a frame), share detected, notes."""
 
@@ -96,12 +149,14 @@ def _follow(decoder: Decoder, origin: float | None, size: tuple[int, ...], *, mu
     return _central(size, fixed=True, why="No face was found: the frames are")
 
 
-def _face_notes(detected: float, cuts: list[int]) -> list[str]:
+def _face_notes(
+    detected: float, cuts: list[int], seen: str = "The detector saw the face"
+) -> list[str]:
     notes = []
     if detected < REPORTED_SEEN:
         notes.append(
-            f"The detector saw the face in {detected:.0%} of the frames; between them the mouth's "
-            "place is interpolated."
+            f"{seen} in {detected:.0%} of the frames; between them the mouth's place is "
+            "interpolated."
         )
     if cuts:
         seconds = ", ".join(f"{frame / FRAME_RATE:.2f}" for frame in cuts)

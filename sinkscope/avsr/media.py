@@ -6,6 +6,7 @@ reader must know about the file stands in ``clip.notes``.
 
 ```python
 clip = read_clip("talk.mp4")
+clip = read_clip("talk.mp4", landmarks="talk.npy")
 clip = read_clip(("microphone.wav", "camera.mp4"), text="bin blue at f two now")
 ```
 """
@@ -14,14 +15,16 @@ from collections.abc import Sequence
 from itertools import islice
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 from numpy.typing import ArrayLike
 
 from sinkscope.avsr.clip import FRAME_RATE, SAMPLE_RATE, Clip
-from sinkscope.avsr.crop import crop_pictures
+from sinkscope.avsr.crop import crop_by_landmarks, crop_pictures
 from sinkscope.avsr.decode import Decoder
+from sinkscope.avsr.landmarks import LandmarkModel
 from sinkscope.avsr.sidecar import read_sidecar
 from sinkscope.avsr.sound import Sound, decode_sound
 from sinkscope.errors import InputError
@@ -42,6 +45,8 @@ def read_clip(
     *,
     text: str | None = None,
     crop: str | ArrayLike = "auto",
+    landmarks: str | PathLike[str] | ArrayLike | LandmarkModel | None = None,
+    mean_face: ArrayLike | None = None,
 ) -> Clip:
     """Read a media file, or a sound file with a picture file, as a clip.
 
@@ -61,20 +66,33 @@ def read_clip(
             a face. ``"fixed"``: the central box. ``"none"``: the whole picture (its central
             square). Or boxes of your own (left, top, width, height in pixels of the picture as it
             is shown), one for all frames or one a frame.
+        landmarks: 68 points of the face for each picture, by which the mouth is kept upright,
+            centred and of one size: a file (``.npy``, ``.npz``, ``.json``, ``.pkl``), an array
+            (frame, 68, 2), or a model: a function from a grey picture (height, width) to (68, 2)
+            points or None. They go before ``crop="auto"``; no other ``crop`` goes with them.
+        mean_face: the face that landmarks are brought onto, (68, 2) points in pixels of the crop;
+            ours by default, with one pixel a millimetre.
 
     Returns:
         The clip. Frames are 96 × 96, grey.
 
     Raises:
         InputError: a path is missing, empty or no media file; nothing in it decodes; ``crop`` is
-            unknown or finds no face; the ``<stem>.json`` is damaged.
+            unknown or finds no face; the landmarks are damaged, no face or not one a picture; the
+            ``<stem>.json`` is damaged.
     """
+    _refuse_both(crop, landmarks, mean_face)
     sound_path, picture_path = _paths(source)
     alone = isinstance(source, str | PathLike)
     sound = decode_sound(sound_path)
     picture = Decoder(picture_path, "video")
     origin = _first_second(sound, picture) if alone else None
-    frames, boxes, crop_notes = crop_pictures(picture, crop=crop, origin=origin)
+    if landmarks is None:
+        frames, boxes, crop_notes = crop_pictures(picture, crop=crop, origin=origin)
+    else:
+        frames, boxes, crop_notes = crop_by_landmarks(
+            picture, landmarks, origin=origin, mean_face=mean_face
+        )
     waveform = _delay(sound, origin)
     if not alone:
         _refuse_missing_half(sound_path, waveform, picture_path, frames)
@@ -94,6 +112,13 @@ def read_clip(
         phonemes=phonemes,
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _refuse_both(crop: Any, landmarks: Any, mean_face: Any) -> None:
+    if landmarks is None and mean_face is not None:
+        raise InputError("A mean_face is given without landmarks to bring onto it; give both.")
+    if landmarks is not None and not (isinstance(crop, str) and crop == "auto"):
+        raise InputError(f"Landmarks and crop={crop!r} are given; choose one of them.")
 
 
 def _paths(source: PathOrPair) -> tuple[Path, Path]:

@@ -4,22 +4,26 @@ Everything here is numpy on mono waveforms at 16 kHz; whatever is random comes f
 ``numpy.random.Generator``. A noise made here has a root mean square of ``RMS``.
 
 ```python
-noisy = add_noise(clip.waveform, read_noise("street.wav"), snr_db=0, rng=rng)
+street = read_noise("street.wav")
+waveform = add_noise(clip.waveform, street, snr_db=0, rng=rng)
+clip = noisy(clip, street, 0)  # the same stretch of noise whenever this clip is read
 ```
 """
 
+import hashlib
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from os import PathLike
 
 import numpy as np
 from jaxtyping import Float32
 
-from sinkscope.avsr.clip import SAMPLE_RATE
+from sinkscope.avsr.clip import SAMPLE_RATE, Clip
 from sinkscope.avsr.sound import read_sound
 from sinkscope.errors import InputError
 
-__all__ = ["RMS", "add_noise", "babble", "pink_noise", "read_noise", "white_noise"]
+__all__ = ["RMS", "add_noise", "babble", "noisy", "pink_noise", "read_noise", "white_noise"]
 
 RMS = 0.1
 """Root mean square of every noise made here, 20 dB below full scale."""
@@ -67,6 +71,51 @@ def add_noise(
     stretch = _stretch(noise, len(waveform), rng)
     gain = math.sqrt(power / _power(stretch, "noise")) * 10 ** (-snr_db / 20)
     return (waveform + gain * stretch).astype(np.float32)
+
+
+def noisy(
+    clip: Clip,
+    noise: Float32[np.ndarray, " noise_samples"],
+    snr_db: float | int,
+    *,
+    seed: int = 0,
+) -> Clip:
+    """The clip in noise, the same whenever and in whatever order it is read.
+
+    Where in the noise the stretch begins depends on the clip's file name and its folder's, the
+    ratio and the seed alone; for a clip without a file, on its samples in place of a name.
+
+    Args:
+        clip: a clip with sound.
+        noise: the samples to add, 16 kHz; looped where they are too few.
+        snr_db: decibels, as `add_noise` defines them.
+        seed: another seed gives another stretch.
+
+    Raises:
+        InputError: the clip has no sound, or `add_noise` refuses.
+
+    Examples:
+        >>> tone = Clip(np.sin(np.arange(16000, dtype=np.float32)), None)
+        >>> noise = white_noise(100_000, rng=np.random.default_rng(0))
+        >>> one, two = noisy(tone, noise, 0), noisy(tone, noise, 0)
+        >>> bool((one.waveform == two.waveform).all())
+        True
+    """
+    if clip.waveform is None:
+        raise InputError(f"{clip.path or 'The clip'} has no sound, so no noise can be added to it.")
+    rng = np.random.default_rng(_seed_of(clip, snr_db, seed))
+    return replace(clip, waveform=add_noise(clip.waveform, noise, snr_db, rng=rng))
+
+
+def _seed_of(clip: Clip, snr_db: float | int, seed: int) -> int:
+    """A whole number of 64 bits from the clip's name, the ratio and the seed."""
+    if clip.path is not None:
+        name = "/".join(clip.path.with_suffix("").parts[-2:]).encode()
+    else:
+        name = np.ascontiguousarray(clip.waveform).tobytes()
+    digest = hashlib.blake2b(f"{seed} {float(snr_db) + 0.0!r} ".encode(), digest_size=8)
+    digest.update(name)
+    return int.from_bytes(digest.digest(), "big")
 
 
 def white_noise(samples: int, *, rng: np.random.Generator) -> Float32[np.ndarray, " samples"]:

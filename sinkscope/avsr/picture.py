@@ -12,7 +12,7 @@ from sinkscope.avsr.clip import FRAME_RATE
 from sinkscope.avsr.decode import Decoder
 from sinkscope.errors import InputError
 
-__all__ = ["steady_frames"]
+__all__ = ["shown_pictures", "steady_frames"]
 
 LONGEST_STILL_SECONDS = 60.0
 """A picture that stands still for longer is a broken time stamp, and refused."""
@@ -38,8 +38,34 @@ def steady_frames(
     Raises:
         InputError: the file cannot be read, or its time stamps jump.
     """
-    index, frame, size = 0, None, None
-    for start, stop, frame in _spans(decoder):
+    size = None
+    for _, frame, times in _schedule(decoder, origin):
+        if times:
+            size = size or _square_size(frame, decoder.pixel_aspect)
+            yield from repeat(_grey(frame, size), times)
+
+
+def shown_pictures(decoder: Decoder, *, origin: float | None = None) -> tuple[list[int], int]:
+    """Which of the file's pictures each steady frame shows, and how many pictures there are.
+
+    Args:
+        decoder: as `steady_frames` takes it.
+        origin: the same.
+
+    Returns:
+        The 0-based number of a picture for each steady frame, and the number of pictures.
+    """
+    numbers, pictures = [], 0
+    for number, _, times in _schedule(decoder, origin):
+        numbers += [number] * times
+        pictures = number + 1
+    return numbers, pictures
+
+
+def _schedule(decoder: Decoder, origin: float | None) -> Iterator[tuple[int, VideoFrame, int]]:
+    """Every picture's number, the picture, and for how many steady frames it is shown."""
+    index, number, frame = 0, 0, None
+    for number, (start, stop, frame) in enumerate(_spans(decoder)):
         if stop - start > LONGEST_STILL_SECONDS:
             raise InputError(
                 f"{decoder.path}: the time stamps of the picture jump by {stop - start:.0f} s "
@@ -47,12 +73,10 @@ def steady_frames(
             )
         origin = start if origin is None else origin
         due = math.ceil((stop - CLOCK_TOLERANCE - origin) * FRAME_RATE - 0.5)
-        if due > index:
-            size = size or _square_size(frame, decoder.pixel_aspect)
-            yield from repeat(_grey(frame, size), due - index)
-            index = due
+        yield number, frame, max(0, due - index)
+        index = max(index, due)
     if frame is not None and index == 0:  # a single picture, shown for less than half a frame
-        yield _grey(frame, _square_size(frame, decoder.pixel_aspect))
+        yield number, frame, 1
 
 
 def _spans(decoder: Decoder) -> Iterator[tuple[float, float, VideoFrame]]:

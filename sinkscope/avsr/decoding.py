@@ -1,0 +1,231 @@
+"""Decode many clips: batches of like length, whose composition does not change what is heard.
+
+Greedy by default, so that the same clips give the same transcripts. Where a search draws at random
+(``temperature``), every clip is decoded alone and from a seed of its own, so that neither its
+neighbours nor a stop in the middle change it.
+
+```python
+heard = decode(model, clips, modality="audio", decoding=Decoding(num_beams=4))
+[one.text if one.error is None else one.error for one in heard]
+```
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import cast
+
+import numpy as np
+import torch
+
+from sinkscope.avsr.clip import FRAME_RATE, Clip
+from sinkscope.avsr.config import AvsrConfig, Modality
+from sinkscope.avsr.generation import ORIGINAL as PUBLISHED
+from sinkscope.avsr.generation import Search
+from sinkscope.avsr.model import LlamaAvsr
+from sinkscope.avsr.streams import MODALITIES, chosen_rate, chosen_streams
+from sinkscope.errors import InputError
+
+__all__ = [
+    "BATCH_FRAMES",
+    "ORIGINAL",
+    "Decoding",
+    "Heard",
+    "batches_of",
+    "checked_modality",
+    "decode",
+    "decode_batch",
+    "modalities_of",
+]
+
+BATCH_FRAMES = 1500
+"""Picture frames (1/25 s) of a batch, padding counted: the published training batches' size."""
+
+
+@dataclass(frozen=True)
+class Decoding(Search):
+    """How transcripts are searched for, and at which rates.
+
+    Attributes:
+        audio_rate: encoder frames a token; None is the model's default.
+        video_rate: the same for video.
+    """
+
+    audio_rate: int | None = None
+    video_rate: int | None = None
+
+    def rates(self, config: AvsrConfig) -> dict[str, int]:
+        """The rates that a model will use, by stream.
+
+        Raises:
+            InputError: the model does not fit a rate.
+        """
+        return {
+            stream: chosen_rate(
+                stream, self.audio_rate if stream == "audio" else self.video_rate, config
+            )
+            for stream in config.streams
+        }
+
+    def of_clip(self, number: int) -> "Decoding":
+        """The same search with a seed of the clip's own."""
+        return replace(self, seed=(self.seed * 1_000_003 + number) % 2**63)
+
+
+ORIGINAL = Decoding(**asdict(PUBLISHED))
+"""Llama-AVSR's published search: 15 beams that draw at temperature 0.6, and 32 tokens."""
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What became of a clip: a transcript, or one sentence that says why there is none."""
+
+    text: str = ""
+    error: str | None = None
+
+
+def modalities_of(config: AvsrConfig) -> tuple[Modality, ...]:
+    """The modalities that a model takes, the narrowest first."""
+    return tuple(name for name in _modalities() if _refusal(config, name) is None)
+
+
+def checked_modality(config: AvsrConfig, modality: str) -> Modality:
+    """A modality that the model takes.
+
+    Raises:
+        InputError: there is no such modality, or the model lacks an encoder for it.
+    """
+    for known in _modalities():
+        if modality == known:
+            refusal = _refusal(config, known)
+            if refusal is None:
+                return known
+            raise InputError(refusal)
+    raise InputError(f"The modality is {modality!r}; use one of {', '.join(MODALITIES)}.")
+
+
+def _modalities() -> tuple[Modality, ...]:
+    return cast("tuple[Modality, ...]", tuple(MODALITIES))
+
+
+def _refusal(config: AvsrConfig, modality: Modality) -> str | None:
+    """Why a model does not take a modality; None where it does."""
+    complete = Clip(np.zeros(1, np.float32), np.zeros((1, 1, 1), np.uint8))
+    try:
+        chosen_streams(complete, modality, config)
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def batches_of(clips: Sequence[Clip], *, frames: int = BATCH_FRAMES) -> list[list[int]]:
+    """Numbers of clips in batches, the longest first, no batch above ``frames`` with its padding.
+
+    A clip that is longer than that makes a batch of its own.
+
+    Raises:
+        InputError: ``frames`` is below 1.
+
+    Example:
+        >>> import numpy as np
+        >>> short, long = (Clip(None, np.zeros((n, 8, 8), np.uint8)) for n in (10, 30))
+        >>> batches_of([short, long, short, short], frames=30)
+        [[1], [0, 2, 3]]
+    """
+    if frames < 1:
+        raise InputError(f"A batch of {frames} frames was asked for; ask for at least 1.")
+    lengths = [max(1, math.ceil(clip.duration * FRAME_RATE)) for clip in clips]
+    batches: list[list[int]] = []
+    for number in sorted(range(len(clips)), key=lambda number: (-lengths[number], number)):
+        last = batches[-1] if batches else []
+        if last and lengths[last[0]] * (len(last) + 1) <= frames:
+            last.append(number)
+        else:
+            batches.append([number])
+    return batches
+
+
+def decode(
+    model: LlamaAvsr,
+    clips: Sequence[Clip],
+    *,
+    modality: Modality | None = None,
+    decoding: Decoding | None = None,
+    batch_frames: int = BATCH_FRAMES,
+) -> list[Heard]:
+    """What is said in each clip. A clip that cannot be decoded says so and stops nothing.
+
+    Args:
+        model: what transcribes; it runs in evaluation mode, and its training flags are restored.
+        clips: the utterances.
+        modality: which streams to use; None uses what each clip has and the model can take.
+        decoding: the search; greedy by default.
+        batch_frames: picture frames (1/25 s) of a batch, padding counted.
+    """
+    heard = [Heard()] * len(clips)
+    for batch in batches_of(clips, frames=batch_frames):
+        several = [clips[number] for number in batch]
+        how = decoding or Decoding()
+        found = decode_batch(model, several, modality=modality, decoding=how, numbers=batch)
+        for number, one in zip(batch, found, strict=True):
+            heard[number] = one
+    return heard
+
+
+def decode_batch(
+    model: LlamaAvsr,
+    clips: Sequence[Clip],
+    *,
+    modality: Modality | None,
+    decoding: Decoding,
+    numbers: Sequence[int],
+) -> list[Heard]:
+    """One batch of `decode`.
+
+    Args:
+        model: what transcribes.
+        clips: the batch.
+        modality: which streams to use.
+        decoding: the search.
+        numbers: a number of its own for each clip, from which it draws.
+    """
+    alone = partial(_decode_alone, model, modality=modality, decoding=decoding)
+    if len(clips) == 1 or decoding.temperature is not None:
+        return [alone(clip, number=number) for clip, number in zip(clips, numbers, strict=True)]
+    try:
+        with _evaluating(model):
+            said = model.transcribe(list(clips), modality=modality, **asdict(decoding))
+    except (InputError, torch.OutOfMemoryError):
+        return [alone(clip, number=number) for clip, number in zip(clips, numbers, strict=True)]
+    return [Heard(text) for text in said]
+
+
+def _decode_alone(
+    model: LlamaAvsr, clip: Clip, *, modality: Modality | None, decoding: Decoding, number: int
+) -> Heard:
+    how = asdict(decoding.of_clip(number))
+    try:
+        with _evaluating(model):
+            return Heard(model.transcribe([clip], modality=modality, **how)[0])
+    except InputError as error:
+        return Heard(error=" ".join(str(error).split()))
+    except torch.OutOfMemoryError:
+        return Heard(
+            error=f"Clip {clip.name!r} of {clip.duration:.1f} s does not fit into the device's "
+            "memory; use fewer beams, a higher rate or a smaller dtype."
+        )
+
+
+@contextmanager
+def _evaluating(model: LlamaAvsr) -> Iterator[None]:
+    """Evaluation mode; every module's own training flag is restored afterwards."""
+    training = [module for module in model.modules() if module.training]
+    try:
+        for module in training:
+            module.training = False
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -1,0 +1,211 @@
+"""One pass over a corpus: read a window, put it into every condition, decode it, write it down."""
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sinkscope.avsr.clip import Clip
+from sinkscope.avsr.config import Modality
+from sinkscope.avsr.decoding import Heard, batches_of, decode_batch
+from sinkscope.avsr.evaluation.conditions import Condition, Mixer, open_mixer
+from sinkscope.avsr.evaluation.log import Log, Row, open_log
+from sinkscope.avsr.evaluation.settings import (
+    Running,
+    Settings,
+    Utterance,
+    cells_of,
+    facts_of,
+    path_of,
+)
+from sinkscope.avsr.evaluation.table import Evaluation, summarise
+from sinkscope.avsr.loading import load_clips
+from sinkscope.avsr.manifest import Corpus, Entry, Failure
+from sinkscope.avsr.model import LlamaAvsr
+from sinkscope.avsr.scoring import utterance_errors
+from sinkscope.errors import InputError
+
+__all__ = ["evaluate"]
+
+WINDOW = 64
+"""Utterances that are in memory at once; batches are made of one window's."""
+
+
+def evaluate(
+    model: LlamaAvsr,
+    corpus: Corpus | Sequence[Utterance],
+    folder: Path | None = None,
+    *,
+    settings: Settings | None = None,
+    about: Mapping[str, Any] | None = None,
+    running: Running | None = None,
+) -> Evaluation:
+    """Decodes a corpus and scores it.
+
+    Args:
+        model: what transcribes.
+        corpus: what `read_corpus` found, whose clips are read when their turn comes; or clips.
+        folder: where the rows go while they are made, and the files at the end; a folder with a
+            stopped run of the same settings is gone on with. None keeps everything in memory.
+        settings: what is evaluated, and how.
+        about: what is written beside the results; its ``model_hash`` and ``dtype`` count as
+            settings.
+        running: batch size and progress.
+
+    Raises:
+        InputError: a setting is impossible or is not that of the stopped run; the model lacks a
+            modality; no utterance could be scored.
+    """
+    settings, running, about = settings or Settings(), running or Running(), about or {}
+    utterances, unusable = _split(corpus)
+    cells = cells_of(model.config, settings)
+    facts = facts_of(model.config, utterances, settings, about)
+    log = open_log(folder, facts)
+    rows = [*unusable, *_Run(model, utterances, settings, running, cells, log).all()]
+    scored = [row for row in rows if row.error is None]
+    failures = [row for row in rows if row.error is not None]
+    if not scored:
+        count = len(utterances) + len(unusable)
+        raise InputError(
+            f"None of the {count} clips could be evaluated; the first: {failures[0].error}"
+        )
+    table = summarise(rows, cells, seed=settings.seed)
+    found = Evaluation(facts, about, table, scored, failures)
+    if folder is not None:
+        found.write(folder)
+    return found
+
+
+def _split(corpus: Corpus | Sequence[Utterance]) -> tuple[Sequence[Utterance], list[Row]]:
+    """What can be read, and what a manifest lists in vain."""
+    if not isinstance(corpus, Corpus):
+        return corpus, []
+    rows = []
+    for failure in corpus.failures:
+        source = failure.source[1] if isinstance(failure.source, tuple) else failure.source
+        rows.append(Row(None, "" if source is None else str(source), error=failure.reason))
+    return corpus.entries, rows
+
+
+@dataclass
+class _Run:
+    model: LlamaAvsr
+    corpus: Sequence[Utterance]
+    settings: Settings
+    running: Running
+    cells: Sequence[tuple[Modality, Condition]]
+    log: Log
+    mixer: Mixer | None = field(default=None, init=False)
+
+    def all(self) -> list[Row]:
+        """Do what is missing; the rows by utterance, then in the table's order."""
+        numbers = range(len(self.corpus))
+        self.running.progress(len(numbers) * len(self.cells) - len(self._missing(numbers)))
+        if any(condition.snr is not None for _, _, condition in self._missing(numbers)):
+            self.mixer = open_mixer(self.settings.noise, self.corpus, seed=self.settings.seed)
+        spans = [numbers[start : start + WINDOW] for start in numbers[::WINDOW]]
+        spans = [span for span in spans if self._missing(span)]
+        clips = self._read([number for span in spans for number in span])
+        try:
+            for span in spans:
+                self._window({number: next(clips) for number in span})
+        finally:
+            clips.close()
+        cells = [(None, None), *((modality, condition.name) for modality, condition in self.cells)]
+        return sorted(
+            self.log.rows(),
+            key=lambda row: (row.utterance, cells.index((row.modality, row.condition))),
+        )
+
+    def _missing(self, numbers: range) -> list[tuple[int, Modality, Condition]]:
+        return [
+            (number, modality, condition)
+            for number in numbers
+            for modality, condition in self.cells
+            if (number, modality, condition.name) not in self.log
+        ]
+
+    def _read(self, numbers: Sequence[int]) -> Generator[Clip | str, None, None]:
+        """Clips with references, one after the other, or why there is none."""
+        entries = (one for number in numbers if isinstance(one := self.corpus[number], Entry))
+        loaded = iter(load_clips(entries, workers=self.running.workers))
+        for number in numbers:
+            utterance = self.corpus[number]
+            clip = utterance if isinstance(utterance, Clip) else next(loaded)
+            if isinstance(clip, Failure):
+                yield clip.reason
+            elif (clip.text or "").split():
+                yield clip
+            else:
+                where = path_of(utterance) or "A clip"
+                yield f"{where} has no text to score against; give its text in the manifest."
+
+    def _window(self, found: Mapping[int, Clip | str]) -> None:
+        """Decode what is missing of some utterances."""
+        clips = {number: clip for number, clip in found.items() if isinstance(clip, Clip)}
+        for number, reason in found.items():
+            if isinstance(reason, str):
+                missing = len(self._missing(range(number, number + 1)))
+                self.log.add([Row(number, path_of(self.corpus[number]), error=reason)])
+                self.running.progress(missing)
+        for modality, condition in self.cells:
+            self._cell(clips, modality, condition)
+
+    def _cell(self, clips: Mapping[int, Clip], modality: Modality, condition: Condition) -> None:
+        """Decode a window in one modality and condition, a batch at a time."""
+        noisy: dict[int, Clip] = {}
+        for number, clip in clips.items():
+            try:
+                noisy[number] = self._mix(clip, number, condition)
+            except InputError as error:
+                heard = {number: Heard(error=str(error))}
+                self._keep(heard, clips, modality, condition)
+        for batch in self._batches(noisy):
+            if all((number, modality, condition.name) in self.log for number in batch):
+                continue
+            heard = decode_batch(
+                self.model,
+                [noisy[number] for number in batch],
+                modality=modality,
+                decoding=self.settings.decoding,
+                numbers=batch,
+            )
+            self._keep(dict(zip(batch, heard, strict=True)), clips, modality, condition)
+
+    def _mix(self, clip: Clip, number: int, condition: Condition) -> Clip:
+        if condition.snr is None or self.mixer is None:
+            return clip
+        return self.mixer(clip, number, condition.snr)
+
+    def _batches(self, clips: Mapping[int, Clip]) -> Iterator[list[int]]:
+        """Numbers of utterances; the same batches whatever is done already."""
+        numbers = list(clips)
+        for batch in batches_of(list(clips.values()), frames=self.running.batch_frames):
+            yield [numbers[place] for place in batch]
+
+    def _keep(
+        self,
+        heard: Mapping[int, Heard],
+        clips: Mapping[int, Clip],
+        modality: Modality,
+        condition: Condition,
+    ) -> None:
+        """Write down what is new of a batch."""
+        rows = [
+            _row(number, clips[number], path_of(self.corpus[number]), modality, condition, one)
+            for number, one in heard.items()
+            if (number, modality, condition.name) not in self.log
+        ]
+        self.log.add(rows)
+        self.running.progress(len(rows))
+
+
+def _row(
+    number: int, clip: Clip, path: str, modality: Modality, condition: Condition, heard: Heard
+) -> Row:
+    about = {"seconds": round(clip.duration, 3), "error": heard.error}
+    if heard.error is not None:
+        return Row(number, path, modality, condition.name, **about)
+    said = {"reference": clip.text or "", "hypothesis": heard.text}
+    errors = utterance_errors(**said)
+    return Row(number, path, modality, condition.name, errors=errors, **said, **about)
