@@ -20,6 +20,7 @@ from typing import cast
 import numpy as np
 import torch
 
+from sinkscope.avsr.batching import MAX_FRAMES, bucket
 from sinkscope.avsr.clip import FRAME_RATE, Clip
 from sinkscope.avsr.config import AvsrConfig, Modality
 from sinkscope.avsr.generation import ORIGINAL as PUBLISHED
@@ -29,7 +30,6 @@ from sinkscope.avsr.streams import MODALITIES, chosen_rate, chosen_streams
 from sinkscope.errors import InputError
 
 __all__ = [
-    "BATCH_FRAMES",
     "ORIGINAL",
     "Decoding",
     "Heard",
@@ -39,9 +39,6 @@ __all__ = [
     "decode_batch",
     "modalities_of",
 ]
-
-BATCH_FRAMES = 1500
-"""Picture frames (1/25 s) of a batch, padding counted: the published training batches' size."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +117,7 @@ def _refusal(config: AvsrConfig, modality: Modality) -> str | None:
     return None
 
 
-def batches_of(clips: Sequence[Clip], *, frames: int = BATCH_FRAMES) -> list[list[int]]:
+def batches_of(clips: Sequence[Clip], *, frames: int = MAX_FRAMES) -> list[list[int]]:
     """Numbers of clips in batches, the longest first, no batch above ``frames`` with its padding.
 
     A clip that is longer than that makes a batch of its own.
@@ -134,17 +131,8 @@ def batches_of(clips: Sequence[Clip], *, frames: int = BATCH_FRAMES) -> list[lis
         >>> batches_of([short, long, short, short], frames=30)
         [[1], [0, 2, 3]]
     """
-    if frames < 1:
-        raise InputError(f"A batch of {frames} frames was asked for; ask for at least 1.")
     lengths = [max(1, math.ceil(clip.duration * FRAME_RATE)) for clip in clips]
-    batches: list[list[int]] = []
-    for number in sorted(range(len(clips)), key=lambda number: (-lengths[number], number)):
-        last = batches[-1] if batches else []
-        if last and lengths[last[0]] * (len(last) + 1) <= frames:
-            last.append(number)
-        else:
-            batches.append([number])
-    return batches
+    return bucket(lengths, max_frames=frames)
 
 
 def decode(
@@ -153,7 +141,7 @@ def decode(
     *,
     modality: Modality | None = None,
     decoding: Decoding | None = None,
-    batch_frames: int = BATCH_FRAMES,
+    batch_frames: int = MAX_FRAMES,
 ) -> list[Heard]:
     """What is said in each clip. A clip that cannot be decoded says so and stops nothing.
 

@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sinkscope.avsr.batching import MAX_FRAMES
 from sinkscope.avsr.clip import Clip
 from sinkscope.avsr.config import AvsrConfig, Modality
-from sinkscope.avsr.decoding import BATCH_FRAMES, Decoding, checked_modality, modalities_of
+from sinkscope.avsr.decoding import Decoding, checked_modality, modalities_of
 from sinkscope.avsr.evaluation.conditions import BABBLE, Condition, conditions_of
 from sinkscope.avsr.manifest import Entry
 from sinkscope.avsr.streams import MODALITIES
@@ -49,7 +50,7 @@ class Running:
         progress: told how many of the utterances in a modality and condition are done now.
     """
 
-    batch_frames: int = BATCH_FRAMES
+    batch_frames: int = MAX_FRAMES
     workers: int = 0
     progress: Callable[[int], None] = lambda _: None
 
@@ -57,7 +58,9 @@ class Running:
 def cells_of(config: AvsrConfig, settings: Settings) -> list[tuple[Modality, Condition]]:
     """Modalities and conditions, in the table's order; noise where sound is heard."""
     asked = modalities_of(config)[-1:] if settings.modalities is None else settings.modalities
-    modalities = list(dict.fromkeys(checked_modality(config, name) for name in asked))
+    modalities: list[Modality] = list(
+        dict.fromkeys(checked_modality(config, name) for name in asked)
+    )
     noise = None if settings.noise is None else str(settings.noise)
     conditions = conditions_of(noise, settings.snrs)
     return [
