@@ -13,6 +13,7 @@ import typer
 from sinkscope import __version__
 from sinkscope.cli.convert import convert
 from sinkscope.cli.demo import demo
+from sinkscope.cli.evaluate import evaluate
 from sinkscope.cli.heatmap import heatmap
 from sinkscope.cli.models import models
 from sinkscope.cli.scan import scan
@@ -32,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, scan, heatmap, transcribe, models, convert):
+for command in (demo, scan, heatmap, transcribe, evaluate, models, convert):
     app.command()(command)
 
 

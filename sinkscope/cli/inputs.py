@@ -8,8 +8,9 @@ from sinkscope.errors import InputError
 
 if TYPE_CHECKING:
     from sinkscope.avsr.clip import Clip
+    from sinkscope.avsr.manifest import Entry
 
-__all__ = ["read_clips", "read_inputs", "select"]
+__all__ = ["list_clips", "read_inputs", "select"]
 
 MANIFESTS = {".csv", ".txt", ".lst"}
 SOUND = {".wav", ".flac", ".mp3", ".ogg", ".m4a"}
@@ -30,11 +31,11 @@ def read_inputs(words: Sequence[str]) -> "list[Clip] | list[str]":
         raise InputError(
             f"INPUT mixes files and text ({words[are_files.index(False)]!r}); give one kind."
         )
-    return list(_clips([Path(word) for word in words]))
+    return list(_read(_entries([Path(word) for word in words])))
 
 
-def read_clips(words: Sequence[str]) -> "list[Clip]":
-    """The clips that the words name.
+def list_clips(words: Sequence[str]) -> "list[Entry]":
+    """The clips that the words name, none of them read yet.
 
     Raises:
         InputError: if a word is a text, or a file is missing.
@@ -42,7 +43,7 @@ def read_clips(words: Sequence[str]) -> "list[Clip]":
     texts = [word for word in words if not _is_file(word)]
     if texts:
         raise InputError(f"INPUT must be media files here, not the text {texts[0]!r}.")
-    return list(_clips([Path(word) for word in words]))
+    return _entries([Path(word) for word in words])
 
 
 def select(
@@ -76,21 +77,26 @@ def _is_file(word: str) -> bool:
     return False
 
 
-def _clips(paths: list[Path]) -> "Iterator[Clip]":
-    from tqdm import tqdm
+def _entries(paths: list[Path]) -> "list[Entry]":
+    from sinkscope.avsr.manifest import Entry, read_manifest
 
-    from sinkscope.avsr.manifest import read_manifest
-    from sinkscope.avsr.media import read_clip
-
-    sources: list[Any] = []
+    entries: list[Entry] = []
     for source in _pairs(paths):
         if isinstance(source, Path) and source.suffix.lower() in MANIFESTS:
-            sources += [(entry.source, entry.text) for entry in read_manifest(source)]
+            entries += read_manifest(source)
         else:
-            sources.append((source, None))
-    bar = tqdm(sources, desc="reading clips", unit="clip", disable=len(sources) < 2, leave=False)
-    for source, text in bar:
-        yield read_clip(source, text=text)
+            entries.append(Entry(source))
+    return entries
+
+
+def _read(entries: "list[Entry]") -> "Iterator[Clip]":
+    from tqdm import tqdm
+
+    from sinkscope.avsr.media import read_clip
+
+    bar = tqdm(entries, desc="reading clips", unit="clip", disable=len(entries) < 2, leave=False)
+    for entry in bar:
+        yield read_clip(entry.source, text=entry.text)
 
 
 def _pairs(paths: list[Path]) -> list[Path | tuple[Path, Path]]:

@@ -52,6 +52,7 @@ class Schedule:
         steps: optimiser steps.
         batch: whole utterances a step; of single sentences 2.2 times as many.
         windows: windows of 64 tokens of the pre-training task a step, or a third of 192 tokens.
+        windows_weight: weight of their loss beside that of the transcripts.
         heard: weight of the dense loss at the first step; it falls to 0 over the run.
         heard_until: share of the steps after which the dense loss is gone.
         rate: highest learning rate.
@@ -66,6 +67,7 @@ class Schedule:
     steps: int = 1600
     batch: int = 10
     windows: int = 12
+    windows_weight: float | int = 1.0
     heard: float = 1.0
     heard_until: float = 0.8
     rate: float = 2e-3
@@ -138,7 +140,7 @@ def _losses(
         output = model(inputs, use_cache=False, output_hidden_states=s.decorrelation > 0)
         windows = torch.from_numpy(task.windows(s.windows // share, length, rng=rng))
         rest = model.llm(input_ids=windows, labels=windows, use_cache=False)
-    parts = {"speech": output.loss, "windows": rest.loss}
+    parts = {"speech": output.loss, "windows": s.windows_weight * rest.loss}
     weight = s.heard * max(0.0, 1 - done / s.heard_until)
     if weight > 0:
         vocabulary = model.tokenizer.get_vocab()

@@ -48,7 +48,8 @@ def main() -> None:
         f"clips of {chosen.side} x {chosen.side} pixels, 1 to 2 s, with sound; crop={chosen.crop!r}"
     )
     print(
-        "  clips  workers  clips/s  clips/processor s  peak MiB here  peak MiB of the workers  headers/s  padding"
+        "  clips  workers  clips/s  clips/processor s  peak MiB here  peak MiB of the workers  "
+        "headers/s  padding"
     )
     with tempfile.TemporaryDirectory() as folder:
         for clips in chosen.clips:

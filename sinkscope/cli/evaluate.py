@@ -1,0 +1,136 @@
+"""``sinkscope evaluate``: word error rates over a corpus, clean and in noise."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sinkscope.cli import options
+from sinkscope.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sinkscope.avsr.evaluation import Evaluation
+    from sinkscope.subjects.avsr import AvsrSubject
+
+__all__ = ["evaluate"]
+
+EVERY = "all"
+
+
+def evaluate(
+    checkpoint: options.Checkpoint,
+    corpus: Annotated[
+        Path, typer.Argument(metavar="CORPUS", help="A manifest, a folder or one media file.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The folder of results.")],
+    root: Annotated[
+        Path | None, typer.Option(help="Where a manifest's relative paths start.")
+    ] = None,
+    landmarks: Annotated[
+        Path | None, typer.Option(help="A folder with a file of face landmarks for each clip.")
+    ] = None,
+    modality: Annotated[
+        list[str] | None,
+        typer.Option(help="audio, video, audiovisual (may be repeated), or all; default the most."),
+    ] = None,
+    noise: Annotated[
+        str | None, typer.Option(help="'babble' of the corpus's own voices, or a sound file.")
+    ] = None,
+    snr: Annotated[
+        list[float] | None, typer.Option(help="Signal-to-noise ratio, dB; may be repeated.")
+    ] = None,
+    audio_rate: options.AudioRate = None,
+    video_rate: options.VideoRate = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest transcript, tokens.")] = 64,
+    beams: Annotated[int, typer.Option(min=1, help="Beams of the search; 1 is greedy.")] = 1,
+    temperature: Annotated[
+        float | None, typer.Option(help="Draw in the search, at this temperature; default never.")
+    ] = None,
+    original: Annotated[
+        bool,
+        typer.Option("--original", help="The published search: 15 beams, drawn at 0.6, 32 tokens."),
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of noise, bootstrap and draws.")] = 0,
+    batch_frames: Annotated[
+        int, typer.Option(min=1, help="Picture frames (1/25 s) of a batch.")
+    ] = 1500,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read clips ahead.")] = 0,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+) -> None:
+    """Measure the word error rate of CHECKPOINT on CORPUS, with its 95 % interval.
+
+    Every transcript is written down at once: a run that was stopped goes on where it stopped. A
+    clip that fails is counted and listed, and the others go on; the exit code is 2 if all failed.
+    Writes evaluation.json, table.csv and utterances.csv.
+    """
+    from tqdm import tqdm
+
+    from sinkscope.avsr.corpora import read_corpus
+    from sinkscope.avsr.decoding import ORIGINAL, Decoding
+    from sinkscope.avsr.evaluation import Running, Settings
+    from sinkscope.avsr.evaluation import evaluate as evaluate_corpus
+    from sinkscope.avsr.evaluation.settings import cells_of
+    from sinkscope.subjects.avsr import AvsrSubject
+    from sinkscope.subjects.subject import load
+
+    found = read_corpus(corpus, root=root, landmarks=landmarks)
+    rates = {"audio_rate": audio_rate, "video_rate": video_rate, "seed": seed}
+    search = Decoding(max_new_tokens, beams, temperature, **rates)
+    if original:
+        published = (ORIGINAL.max_new_tokens, ORIGINAL.num_beams, ORIGINAL.temperature)
+        search = Decoding(*published, **rates)
+    subject = load(checkpoint, device=device, dtype=dtype)
+    if not isinstance(subject, AvsrSubject):
+        raise InputError(f"evaluate: {subject.name} is a text model and takes no clips.")
+    settings = Settings(_modalities(modality, subject), noise, snr or (), search, seed)
+    total = len(found.entries) * len(cells_of(subject.model.config, settings))
+    with tqdm(total=total, desc="evaluating", unit="utterance", leave=False, disable=None) as bar:
+        running = Running(batch_frames, workers, _advance(bar))
+        about = subject.provenance()
+        result = evaluate_corpus(
+            subject.model, found, output, settings=settings, about=about, running=running
+        )
+    _show(result, output)
+
+
+def _modalities(asked: list[str] | None, subject: "AvsrSubject") -> list[str] | None:
+    from sinkscope.avsr.decoding import modalities_of
+
+    if asked is None or EVERY not in asked:
+        return asked
+    return list(modalities_of(subject.model.config))
+
+
+def _advance(bar: Any) -> "Callable[[int], None]":
+    def advance(done: int) -> None:
+        bar.update(done)
+
+    return advance
+
+
+def _show(found: "Evaluation", output: Path) -> None:
+    """The table, what failed, and where the files are."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("modality", "condition", "clips", "WER", "95 %", "S", "D", "I")
+    for cell in found.table:
+        errors = cell.errors
+        if errors is None:
+            table.add_row(cell.modality, cell.condition.name, "0", *["-"] * 5)
+            continue
+        low, high = errors.interval
+        counts = (errors.substitutions, errors.deletions, errors.insertions)
+        rate, interval = f"{errors.rate:.1%}", f"{100 * low:.1f}-{100 * high:.1f}"
+        words = (cell.modality, cell.condition.name, str(cell.utterances), rate, interval)
+        table.add_row(*words, *map(str, counts))
+    console = Console(highlight=False)
+    console.print(table)
+    for failure in found.failures:
+        console.print(f"failed: {failure.error}", markup=False)
+    if found.failed_clips:
+        console.print(f"{found.failed_clips} clips failed", style="bold")
+    console.print(f"wrote {output}", markup=False)
