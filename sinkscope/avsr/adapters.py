@@ -2,27 +2,29 @@
 
 ``adapters.safetensors`` holds every weight in which the model differs from its bases, bit by bit:
 projectors, LoRA branches, the embeddings of the added tokens, BatchNorm statistics that drifted.
-``bases.json`` names each base model, with a hash of its weights, which is checked when the model is
-put together again.
+``bases.json`` names each base model, with a hash of all its weights, which is checked when the
+model is put together again.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from sinkscope.avsr.avhubert.transformer import named_as_published
-from sinkscope.avsr.avhubert.weights import PRETRAINING
+from sinkscope.avsr.base_models import READERS, located
 from sinkscope.avsr.checkpoint import read_weights, state_hash, write_state
-from sinkscope.avsr.fairseq_pickle import read_fairseq_checkpoint
 from sinkscope.avsr.lora import peft_name
-from sinkscope.errors import CheckpointError
+from sinkscope.errors import CheckpointError, InputError
 
-__all__ = ["ADAPTERS", "BASES", "Base", "complete", "has_adapters", "write_adapters"]
+if TYPE_CHECKING:
+    from sinkscope.avsr.config import AvsrConfig
+
+__all__ = ["ADAPTERS", "BASES", "Base", "bases_of", "complete", "has_adapters", "write_adapters"]
 
 ADAPTERS = "adapters.safetensors"
 BASES = "bases.json"
@@ -39,13 +41,17 @@ class Base:
         part: ``"llm"``, ``"audio_encoder"``, ``"video_encoder"`` or ``"audiovisual_encoder"``.
         kind: ``"llm"``, ``"whisper"``, ``"wavlm"`` or ``"avhubert"``.
         source: folder or hub id; of AV-HuBERT, the ``.pt`` file.
+        revision: the commit of a hub id.
         hash: of its weights.
+        dtype: in which the whole model holds them.
     """
 
     part: str
     kind: str
     source: str
+    revision: str | None = None
     hash: str = ""
+    dtype: str = "float32"
 
 
 def has_adapters(folder: Path) -> bool:
@@ -53,14 +59,46 @@ def has_adapters(folder: Path) -> bool:
     return (folder / BASES).is_file()
 
 
+def bases_of(config: "AvsrConfig", sources: Mapping[str, str]) -> list[Base]:
+    """The base models of a model.
+
+    Args:
+        config: of the model.
+        sources: folder, hub id or ``.pt`` file of each part: ``"llm"`` and the encoders by the
+            names of their fields in the configuration.
+
+    Raises:
+        InputError: a part is missing or unknown, or its kind has no published weights.
+    """
+    kinds = {"llm": "llm"}
+    for part in ("audio_encoder", "video_encoder", "audiovisual_encoder"):
+        encoder = getattr(config, part)
+        if encoder is not None:
+            kinds[part] = encoder.kind.partition("-")[0]
+    missing, unknown = sorted(kinds.keys() - sources.keys()), sorted(sources.keys() - kinds.keys())
+    if missing or unknown:
+        raise InputError(
+            f"Base models are needed for {', '.join(kinds)}, and those for "
+            f"{', '.join(missing) or 'no part'} are missing, those for "
+            f"{', '.join(unknown) or 'no part'} too many; give one source for each part."
+        )
+    odd = [part for part, kind in kinds.items() if kind not in READERS]
+    if odd:
+        raise InputError(
+            f"The {', '.join(odd)} of this model is of kind {', '.join(kinds[p] for p in odd)}, "
+            "which has no published weights to refer to; save the whole model."
+        )
+    return [Base(part, kind, sources[part]) for part, kind in kinds.items()]
+
+
 def write_adapters(
-    state: Mapping[str, Tensor], bases: list[Base], folder: Path, *, lora: bool
+    state: Mapping[str, Tensor], bases: Iterable[Base], folder: Path, *, lora: bool
 ) -> int:
-    """Writes what a model adds to its bases.
+    """Writes what a model adds to its bases, which are read one after the other.
 
     Args:
         state: the whole model's weights.
-        bases: what it is built on, their hashes left empty.
+        bases: what it is built on, from `bases_of`.
         folder: where ``adapters.safetensors`` and ``bases.json`` go.
         lora: whether the LLM has LoRA branches.
 
@@ -70,14 +108,21 @@ def write_adapters(
     Raises:
         CheckpointError: a base cannot be read.
     """
-    found, hashed = {}, []
+    different, listed = dict(state), []
     for base in bases:
-        own = _base_state(base, lora=lora)
-        hashed.append(asdict(base) | {"hash": state_hash(own)})
-        found |= own
-    different = dict(_different(state, found))
+        found, revision = _read(replace(base, source=located(base.source)), lora=lora)
+        dtype = _dtype_of(state, base.part)
+        for name in found.keys() & state.keys():
+            del different[name]
+            different |= _difference(name, state[name], _as(found[name], dtype))
+        listed.append(
+            asdict(base)
+            | {"source": located(base.source), "revision": revision}
+            | {"hash": state_hash(found), "dtype": str(dtype).removeprefix("torch.")}
+        )
+        del found
     write_state(different.items(), folder, name=ADAPTERS)
-    (folder / BASES).write_text(json.dumps(hashed, indent=2) + "\n", encoding="utf-8")
+    (folder / BASES).write_text(json.dumps(listed, indent=2) + "\n", encoding="utf-8")
     return len(different)
 
 
@@ -87,95 +132,81 @@ def complete(folder: Path, *, lora: bool) -> dict[str, Tensor]:
     Raises:
         CheckpointError: a base cannot be read, or is another than the model was built on.
     """
-    path = folder / BASES
+    state: dict[str, Tensor] = {}
+    for base in _listed(folder / BASES):
+        own, _ = _read(base, lora=lora)
+        found = state_hash(own)
+        if found != base.hash:
+            raise CheckpointError(
+                f"{folder} was trained on another {base.part} than {base.source} holds now (its "
+                f"hash is {found}, not {base.hash}); restore that model."
+            )
+        dtype = getattr(torch, base.dtype)
+        state |= {name: _as(value, dtype) for name, value in own.items()}
+    for name, value in read_weights(folder, name=ADAPTERS).items():
+        whole = name.removesuffix(_ADDED)
+        if whole != name and whole not in state:
+            raise CheckpointError(
+                f"{folder / ADAPTERS} adds rows to {whole}, which no base model has; restore both "
+                f"it and {BASES}."
+            )
+        state[whole] = value if whole == name else torch.cat([state[whole].to(value), value])
+    return state
+
+
+def _listed(path: Path) -> list[Base]:
     try:
-        listed = [Base(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
+        bases = [Base(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, TypeError) as error:
         raise CheckpointError(
             f"{path} lists no base models ({error}); restore the file."
         ) from error
-    state: dict[str, Tensor] = {}
-    for base in listed:
-        own = _base_state(base, lora=lora)
-        if state_hash(own) != base.hash:
+    for base in bases:
+        if base.kind not in READERS or not isinstance(getattr(torch, base.dtype, 0), torch.dtype):
             raise CheckpointError(
-                f"{folder} was trained on another {base.part} than {base.source} holds now (its "
-                f"hash is {state_hash(own)}, not {base.hash}); restore that model."
+                f"{path} lists a base model of kind {base.kind!r} and dtype {base.dtype!r}, which "
+                "there is not; restore the file."
             )
-        state |= own
-    for name, value in read_weights(folder, name=ADAPTERS).items():
-        if name.endswith(_ADDED):
-            first = state[name.removesuffix(_ADDED)]
-            state[name.removesuffix(_ADDED)] = torch.cat([first.to(value), value])
-        else:
-            state[name] = value
-    return state
+    return bases
 
 
-def _different(
-    state: Mapping[str, Tensor], bases: Mapping[str, Tensor]
-) -> Iterator[tuple[str, Tensor]]:
+def _difference(name: str, value: Tensor, base: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """What must be stored of a weight: nothing, the rows that follow the base's, or all."""
+    if base.dtype != value.dtype or base.shape[1:] != value.shape[1:] or not value.ndim:
+        same = base.dtype == value.dtype and torch.equal(base, value)
+    else:
+        same = len(base) <= len(value) and torch.equal(base, value[: len(base)])
+        if same and len(base) < len(value):
+            yield name + _ADDED, value[len(base) :]
+    if not same:
+        yield name, value
+
+
+def _dtype_of(state: Mapping[str, Tensor], part: str) -> torch.dtype:
+    """The dtype of most floating-point numbers of a part."""
+    sizes: Counter[torch.dtype] = Counter()
     for name, value in state.items():
-        base = bases.get(name)
-        if base is None:
-            yield name, value
-        elif base.shape == value.shape:
-            if not torch.equal(base.to(value.dtype), value):
-                yield name, value
-        elif base.shape[1:] == value.shape[1:] and len(base) < len(value):
-            same = torch.equal(base.to(value.dtype), value[: len(base)])
-            yield (name + _ADDED, value[len(base) :]) if same else (name, value)
-        else:
-            yield name, value
+        if name.startswith(f"{part}.") and value.is_floating_point():
+            sizes[value.dtype] += value.numel()
+    return sizes.most_common(1)[0][0] if sizes else torch.float32
 
 
-def _base_state(base: Base, *, lora: bool) -> dict[str, Tensor]:
-    """A base's weights by the names that they have in the whole model."""
-    reader = _READERS.get(base.kind)
-    if reader is None:
-        raise CheckpointError(f"There is no base model of kind {base.kind!r}; restore {BASES}.")
+def _as(value: Tensor, dtype: torch.dtype) -> Tensor:
+    return value.to(dtype) if value.is_floating_point() else value
+
+
+def _read(base: Base, *, lora: bool) -> tuple[dict[str, Tensor], str | None]:
+    """A base's weights by the names that they have in the whole model, and its revision."""
     try:
-        own = reader(base.source)
+        own, revision = READERS[base.kind](base.source, base.revision)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         reason = " ".join(str(error).split()).partition(". ")[0][:200].rstrip(".")
         raise CheckpointError(
-            f"The base model {base.source!r} ({base.part}) cannot be read ({reason}); restore it."
+            f"The base model {base.source!r} ({base.part}) cannot be read ({reason}); restore it, "
+            f"or write into {BASES} where it is now."
         ) from error
     if base.part == "llm":
-        return {f"llm.{peft_name(name) if lora else name}": value for name, value in own.items()}
-    return {f"{base.part}.model.{name}": value for name, value in own.items()}
-
-
-def _llm(source: str) -> dict[str, Tensor]:
-    from transformers import AutoModelForCausalLM
-
-    return _weights(AutoModelForCausalLM.from_pretrained(source, dtype="auto"))
-
-
-def _whisper(source: str) -> dict[str, Tensor]:
-    from transformers import WhisperModel
-
-    return _weights(WhisperModel.from_pretrained(source, dtype="auto").get_encoder())
-
-
-def _wavlm(source: str) -> dict[str, Tensor]:
-    from transformers import WavLMModel
-
-    return _weights(WavLMModel.from_pretrained(source, dtype="auto"))
-
-
-def _avhubert(source: str) -> dict[str, Tensor]:
-    state = named_as_published(read_fairseq_checkpoint(source).state, "encoder.pos_conv.0.")
-    return {name: value for name, value in state.items() if not name.startswith(PRETRAINING)}
-
-
-def _weights(model: Any) -> dict[str, Tensor]:
-    return dict(model.state_dict())
-
-
-_READERS: dict[str, Callable[[str], dict[str, Tensor]]] = {
-    "llm": _llm,
-    "whisper": _whisper,
-    "wavlm": _wavlm,
-    "avhubert": _avhubert,
-}
+        named = {f"llm.{peft_name(name) if lora else name}": own[name] for name in own}
+    else:
+        named = {f"{base.part}.model.{name}": own[name] for name in own}
+    return named, revision

@@ -13,6 +13,7 @@ from sinkscope.errors import CheckpointError
 
 __all__ = [
     "WEIGHTS",
+    "faults_between",
     "faults_of",
     "fill",
     "load_weights",
@@ -28,9 +29,6 @@ WEIGHTS = "model.safetensors"
 
 SHARD_BYTES = 5 * 10**9
 """Weights that take more are written into several files."""
-
-HASHED = 16_384
-"""Numbers of each weight that enter a hash, evenly spaced."""
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
@@ -184,7 +182,11 @@ def fill(
 
 def faults_of(model: nn.Module, state: Mapping[str, Any]) -> list[str]:
     """What keeps a state dict from fitting: names missing, unexpected, or of another shape."""
-    own = model.state_dict()
+    return faults_between(model.state_dict(), state)
+
+
+def faults_between(own: Mapping[str, Any], state: Mapping[str, Any]) -> list[str]:
+    """The same, of a model that is given by its own tensors by name."""
     shared = own.keys() & state.keys()
     faults = [f"missing {name}" for name in sorted(own.keys() - state.keys())]
     faults += [f"unexpected {name}" for name in sorted(state.keys() - own.keys())]
@@ -206,20 +208,15 @@ def refuse_faults(faults: list[str], *, where: str) -> None:
 
 
 def state_hash(state: Mapping[str, Tensor]) -> str:
-    """A short hash of weights: names, shapes, and up to 16,384 evenly spaced numbers of each.
+    """A hash of weights: names, dtypes, shapes and every number.
 
-    Numbers count as bfloat16, so that a model has one hash whatever dtype it was stored in.
-
-    >>> state_hash({"a": torch.ones(2)}) == state_hash({"a": torch.ones(2, dtype=torch.bfloat16)})
+    >>> state_hash({"a": torch.ones(2)}) == state_hash({"a": torch.ones(2)})
     True
     """
-    digest = hashlib.blake2b(digest_size=8)
+    digest = hashlib.blake2b(digest_size=16)
     for name in sorted(state):
-        weight = state[name]
-        digest.update(f"{name} {tuple(weight.shape)}".encode())
-        flat = weight.detach().reshape(-1)[:: max(1, -(-weight.numel() // HASHED))]
-        if flat.is_floating_point():
-            flat = flat.to(torch.bfloat16)
-        if flat.numel():
-            digest.update(flat.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        weight = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        if weight.numel():
+            digest.update(weight.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

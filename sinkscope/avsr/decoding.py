@@ -23,8 +23,6 @@ import torch
 from sinkscope.avsr.batching import MAX_FRAMES, bucket
 from sinkscope.avsr.clip import FRAME_RATE, Clip
 from sinkscope.avsr.config import AvsrConfig, Modality
-from sinkscope.avsr.generation import ORIGINAL as PUBLISHED
-from sinkscope.avsr.generation import Search
 from sinkscope.avsr.model import LlamaAvsr
 from sinkscope.avsr.streams import MODALITIES, chosen_rate, chosen_streams
 from sinkscope.errors import InputError
@@ -42,16 +40,39 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Decoding(Search):
+class Decoding:
     """How transcripts are searched for, and at which rates.
 
     Attributes:
+        max_new_tokens: where a transcript is cut.
+        num_beams: 1 is greedy search.
+        temperature: None never draws; a number draws inside the search at that temperature.
+        seed: of the draws.
         audio_rate: encoder frames a token; None is the model's default.
         video_rate: the same for video.
+
+    Raises:
+        InputError: a number is out of its range.
     """
 
+    max_new_tokens: int = 64
+    num_beams: int = 1
+    temperature: float | int | None = None
+    seed: int = 0
     audio_rate: int | None = None
     video_rate: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "num_beams"):
+            if getattr(self, name) < 1:
+                raise InputError(
+                    f"{name} is {getattr(self, name)}; give a whole number of at least 1."
+                )
+        if self.temperature is not None and not 0 < self.temperature < math.inf:
+            raise InputError(
+                f"temperature is {self.temperature}; give a number above 0, or leave it out for a "
+                "search that never draws."
+            )
 
     def rates(self, config: AvsrConfig) -> dict[str, int]:
         """The rates that a model will use, by stream.
@@ -71,8 +92,8 @@ class Decoding(Search):
         return replace(self, seed=(self.seed * 1_000_003 + number) % 2**63)
 
 
-ORIGINAL = Decoding(**asdict(PUBLISHED))
-"""Llama-AVSR's published search: 15 beams that draw at temperature 0.6, and 32 tokens."""
+ORIGINAL = Decoding(max_new_tokens=32, num_beams=15, temperature=0.6)
+"""Llama-AVSR's published search (arXiv 2409.12319): 15 beams that draw at temperature 0.6, and 32 tokens."""
 
 
 @dataclass(frozen=True)

@@ -43,12 +43,16 @@ class LlmFacts:
         vocabulary: rows of its embedding, the added tokens included.
         layers: how many blocks it has.
         rank: of the LoRA branches; None where there are none.
+        intermediate_size: units of its feed-forward nets.
+        key_width: features of its keys, of all heads together.
     """
 
     hidden_size: int
     vocabulary: int
     layers: int
     rank: int | None
+    intermediate_size: int | None
+    key_width: int | None
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,19 @@ def _width(kind: Kind, encoder: Mapping[str, Any]) -> int:
 
 def _llm_facts(llm: Mapping[str, Any]) -> LlmFacts:
     rows, hidden = llm["model.embed_tokens.weight"].shape
-    layers = {name.split(".")[2] for name in llm if name.startswith("model.layers.")}
-    down = llm.get("model.layers.0.self_attn.lora_down_Q.weight")
-    rank = None if down is None else int(down.shape[0])
-    return LlmFacts(int(hidden), int(rows), len(layers), rank)
+    numbers = {name.split(".")[2] for name in llm if name.startswith("model.layers.")}
+    layers = 1 + max((int(number) for number in numbers if number.isdecimal()), default=-1)
+    return LlmFacts(
+        int(hidden),
+        int(rows),
+        layers,
+        rank=_rows(llm, "self_attn.lora_down_Q.weight"),
+        intermediate_size=_rows(llm, "mlp.up_proj.weight"),
+        key_width=_rows(llm, "self_attn.k_proj.weight"),
+    )
+
+
+def _rows(llm: Mapping[str, Any], name: str) -> int | None:
+    """Rows of a weight of the first block that has it."""
+    found = next((llm[key] for key in llm if key.endswith(f".{name}")), None)
+    return None if found is None or not len(found.shape) else int(found.shape[0])

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sinkscope.avsr.avhubert.weights import PRETRAINING
-from sinkscope.avsr.lora import peft_name
+from sinkscope.avsr.lora import peft_name, published_name
 
-__all__ = ["PARTS", "is_left_out", "our_name", "part_of"]
+__all__ = ["PARTS", "is_left_out", "our_name", "part_of", "their_name"]
 
 PARTS = (
     *("audio_encoder", "video_encoder", "audiovisual_encoder"),
@@ -57,6 +57,22 @@ def our_name(name: str, *, lora: bool) -> str:
     if part.endswith("_proj"):
         return f"{part}ector.{rest}"
     return f"{part}.model.{rest}"
+
+
+def their_name(name: str) -> str:
+    """The inverse of `our_name`.
+
+    >>> their_name("video_projector.2.bias")
+    'video_proj.2.bias'
+    >>> their_name("llm.model.layers.0.self_attn.v_proj.lora_B.default.weight")
+    'llm.model.layers.0.self_attn.lora_up_V.weight'
+    """
+    part, _, rest = name.partition(".")
+    if part == "llm":
+        return f"llm.{published_name(rest)}"
+    if part.endswith("_projector"):
+        return f"{part.removesuffix('ector')}.{rest}"
+    return f"{part}.{rest.removeprefix('model.')}"
 
 
 def unknown_parts(names: Iterable[str]) -> list[str]:

@@ -1,0 +1,81 @@
+"""The weights of published base models: LLM, Whisper, WavLM, AV-HuBERT."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sinkscope.avsr.avhubert.transformer import named_as_published
+from sinkscope.avsr.avhubert.weights import PRETRAINING
+from sinkscope.avsr.fairseq_pickle import read_fairseq_checkpoint
+
+__all__ = ["READERS", "located", "without_bars"]
+
+Weights = tuple[dict[str, Tensor], str | None]
+
+
+def located(source: str) -> str:
+    """A path that holds wherever it is read from; a hub id stays as it is.
+
+    >>> located("openai/whisper-medium.en")
+    'openai/whisper-medium.en'
+    """
+    return str(Path(source).resolve()) if Path(source).exists() else source
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Keeps transformers from drawing progress bars."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _llm(source: str, revision: str | None) -> Weights:
+    from transformers import AutoModelForCausalLM
+
+    return _weights(AutoModelForCausalLM, source, revision)
+
+
+def _whisper(source: str, revision: str | None) -> Weights:
+    from transformers import WhisperModel
+
+    weights, found = _weights(WhisperModel, source, revision)
+    prefix = "encoder."
+    return {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}, found
+
+
+def _wavlm(source: str, revision: str | None) -> Weights:
+    from transformers import WavLMModel
+
+    return _weights(WavLMModel, source, revision)
+
+
+def _avhubert(source: str, _: str | None) -> Weights:
+    state = named_as_published(read_fairseq_checkpoint(source).state, "encoder.pos_conv.0.")
+    own = {name: value for name, value in state.items() if not name.startswith(PRETRAINING)}
+    return own, None
+
+
+def _weights(kind: Any, source: str, revision: str | None) -> Weights:
+    given = {} if revision is None else {"revision": revision}
+    with without_bars():
+        model = kind.from_pretrained(source, dtype="auto", **given)
+    return dict(model.state_dict()), getattr(model.config, "_commit_hash", None)
+
+
+READERS: dict[str, Callable[[str, str | None], Weights]] = {
+    "llm": _llm,
+    "whisper": _whisper,
+    "wavlm": _wavlm,
+    "avhubert": _avhubert,
+}
+"""By the kind of the base: its weights under their own names, and the commit of a hub id."""
