@@ -102,8 +102,11 @@ def test_a_bad_clip_spoils_only_itself(model, clips) -> None:
 class Drawing(LlamaAvsr):
     """Says the seed for each clip, and keeps what it was asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: LlamaAvsr, holds: int = 99) -> None:
         torch.nn.Module.__init__(self)
+        self.config, self.holds = model.config, holds
+        self.audio_encoder, self.video_encoder = model.audio_encoder, model.video_encoder
+        self.audiovisual_encoder = None
         self.dropout = torch.nn.Dropout()
         self.asked: list[dict] = []
         self.modes: list[tuple[bool, bool]] = []
@@ -111,11 +114,13 @@ class Drawing(LlamaAvsr):
     def transcribe(self, clips, **options):
         self.asked.append({**options, "clips": len(clips)})
         self.modes.append((self.training, self.dropout.training))
+        if len(clips) > self.holds:
+            raise torch.OutOfMemoryError("too much")
         return [str(options["seed"]) for _ in clips]
 
 
-def test_draws_depend_on_the_seed_and_the_clip_alone(clips) -> None:
-    model = Drawing()
+def test_draws_depend_on_the_seed_and_the_clip_alone(model, clips) -> None:
+    model = Drawing(model)
     options = {"decoding": Decoding(temperature=0.6)}
     first = decode(model, clips, batch_frames=1, **options)
     again = decode(model, clips, batch_frames=100_000, **options)
@@ -126,8 +131,8 @@ def test_draws_depend_on_the_seed_and_the_clip_alone(clips) -> None:
     assert all(asked["clips"] == 1 for asked in model.asked)
 
 
-def test_a_search_without_draws_asks_for_none(clips) -> None:
-    model = Drawing()
+def test_a_search_without_draws_asks_for_none(model, clips) -> None:
+    model = Drawing(model)
     model.train()
     model.dropout.eval()
     decode(model, clips, modality="video", decoding=Decoding(num_beams=4, video_rate=5))
@@ -145,6 +150,25 @@ def test_a_search_without_draws_asks_for_none(clips) -> None:
     assert model.modes == [(False, False)]
     assert model.training
     assert not model.dropout.training
+
+
+def test_a_batch_that_does_not_fit_is_decoded_clip_by_clip(model, clips) -> None:
+    small = Drawing(model, holds=1)
+    heard = decode(small, clips[:3], modality="audio")
+    assert [asked["clips"] for asked in small.asked] == [3, 1, 1, 1]
+    assert all(one.text and one.error is None for one in heard)
+    none = decode(Drawing(model, holds=0), clips[:3], modality="audio")
+    assert all("does not fit" in (one.error or "") for one in none)
+
+
+def test_what_an_encoder_does_not_read_is_said(model, clips, monkeypatch) -> None:
+    assert decode(model, clips[:1])[0].note is None
+    monkeypatch.setattr(model.audio_encoder, "longest_seconds", 2.5)
+    long, short = clips[0], replace(clips[1], waveform=clips[1].waveform[: 2 * 16_000])
+    heard = decode(model, [long, short], modality="audio", decoding=Decoding(max_new_tokens=2))
+    assert "beyond 2.5 s" in (heard[0].note or "")
+    assert heard[1].note is None
+    assert decode(model, [long], modality="video")[0].note is None
 
 
 def test_the_original_is_what_was_published() -> None:

@@ -186,6 +186,17 @@ def test_a_mended_file_is_tried_again(model, tmp_path) -> None:
     assert [cell.utterances for cell in second.table] == [2]
 
 
+def test_clips_that_are_cut_are_counted(model, clips, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(model.audio_encoder, "longest_seconds", 0.5)
+    found = evaluate(model, clips[:2], tmp_path / "run", settings=SETTINGS)
+    assert found.cut_clips == 2
+    with (tmp_path / "run" / "utterances.csv").open(newline="") as file:
+        notes = {(row["modality"], bool(row["note"])) for row in csv.DictReader(file)}
+    assert notes == {("audio", True), ("video", False)}
+    again = evaluate(model, clips[:2], tmp_path / "run", settings=SETTINGS)
+    assert again.to_dict() == found.to_dict()
+
+
 def test_where_every_clip_is_bad_the_run_is_an_error(model, clips, tmp_path) -> None:
     mute = [replace(clip, waveform=np.zeros(100, np.float32)) for clip in clips[:2]]
     with pytest.raises(InputError, match="None of the 2 clips"):

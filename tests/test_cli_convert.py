@@ -5,21 +5,36 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.test_avsr_convert import STACKED, released, sources  # noqa: F401
+from sinkscope.avsr.convert import Answers
+from tests.released_checkpoints import STACKED, base_models, released
 from tests.test_cli import run
 
 
-def test_convert_from_the_shell(tmp_path: Path, sources) -> None:  # noqa: F811
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Answers:
+    return base_models(tmp_path_factory.mktemp("bases"))
+
+
+def test_convert_from_the_shell(tmp_path: Path, sources: Answers) -> None:
     path = released(tmp_path / "m.pth", STACKED, {"video_encoder.mask_emb": torch.zeros(104)})
     words = ["convert", path, tmp_path / "out", "--llm", sources.llm, "--encoder", sources.encoder]
-    words += ["--video-encoder", sources.video_encoder, "--lora-alpha", sources.lora_alpha]
+    words += ["--video-encoder", sources.video_encoder]
+    asked = run(*words)
+    assert asked.returncode == 2
+    assert asked.stderr.strip() == (
+        "sinkscope: The checkpoint does not tell everything; give --lora-alpha (the authors' "
+        "alpha; its LoRA has rank 4)."
+    )
+    words += ["--alpha", sources.lora_alpha, "--adapters-only"]
     done = run(*words)
     assert done.returncode == 0, done.stderr
+    assert "audio through whisper, 4 frames a token (stack)" in done.stdout
     assert "left out, because they play no part: video_encoder.mask_emb" in done.stdout
-    assert (tmp_path / "out" / "config.json").is_file()
-    again = run(*words)
-    assert again.returncode == 2
-    assert "exists" in again.stderr
+    assert {file.name for file in (tmp_path / "out").iterdir()} >= {
+        *("adapters.safetensors", "bases.json", "config.json", "tokenizer.json")
+    }
+    assert "Loading weights" not in done.stderr
+    assert not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.parametrize("content", [b"no checkpoint", b""])
@@ -28,5 +43,5 @@ def test_a_file_that_is_none(tmp_path: Path, content: bytes) -> None:
     done = run("convert", tmp_path / "m.pth", tmp_path / "out")
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
-    assert "no whole checkpoint" in done.stderr
+    assert "m.pth is no" in done.stderr
     assert not (tmp_path / "out").exists()

@@ -27,7 +27,7 @@ def test_a_table_over_modalities_and_noise(tmp_path: Path, manifest: Path) -> No
     words += ["--noise", "babble", "--snr", 10, "--snr", 0, "-o", out]
     done = run(*words)
     assert done.returncode == 0, done.stderr
-    assert "2 clips failed" in done.stdout
+    assert "2 of 5 clips failed" in done.stdout
     assert "broken.mp4" in done.stdout
     assert "row 6: there is no file" in done.stdout
     found = json.loads((out / "evaluation.json").read_text())
@@ -97,3 +97,13 @@ def test_transcribe_goes_on_past_a_bad_clip(tmp_path: Path) -> None:
     alone = run("transcribe", "tiny-avsr", tmp_path / "broken.mp4")
     assert alone.returncode == 2
     assert len(alone.stderr.strip().splitlines()) == 1
+
+
+def test_the_published_search_is_asked_for_and_its_parts_may_be_changed(tmp_path: Path) -> None:
+    clip = ss.bundled_clips()[0]
+    words = ["evaluate", "tiny-avsr", clip, "--original", "--beams", 2, "--max-new-tokens", 4]
+    done = run(*words, "--seed", 7, "-o", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    said = json.loads((tmp_path / "out" / "evaluation.json").read_text())["settings"]
+    names = ("num_beams", "max_new_tokens", "temperature", "seed", "search_seed")
+    assert [said[name] for name in names] == [2, 4, 0.6, 7, 7]

@@ -17,14 +17,24 @@ import torch
 from torch import Tensor
 
 from sinkscope.avsr.base_models import READERS, located
-from sinkscope.avsr.checkpoint import read_weights, state_hash, write_state
+from sinkscope.avsr.checkpoint import WEIGHTS, read_weights, state_hash, write_state
 from sinkscope.avsr.lora import peft_name
 from sinkscope.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
     from sinkscope.avsr.config import AvsrConfig
+    from sinkscope.avsr.model import LlamaAvsr
 
-__all__ = ["ADAPTERS", "BASES", "Base", "bases_of", "complete", "has_adapters", "write_adapters"]
+__all__ = [
+    "ADAPTERS",
+    "BASES",
+    "Base",
+    "bases_of",
+    "complete",
+    "has_adapters",
+    "save_adapters",
+    "write_adapters",
+]
 
 ADAPTERS = "adapters.safetensors"
 BASES = "bases.json"
@@ -85,8 +95,8 @@ def bases_of(config: "AvsrConfig", sources: Mapping[str, str]) -> list[Base]:
     odd = [part for part, kind in kinds.items() if kind not in READERS]
     if odd:
         raise InputError(
-            f"The {', '.join(odd)} of this model is of kind {', '.join(kinds[p] for p in odd)}, "
-            "which has no published weights to refer to; save the whole model."
+            f"The {odd[0]} of this model is of kind {kinds[odd[0]]!r}, which has no published "
+            "weights to refer to; save the whole model."
         )
     return [Base(part, kind, sources[part]) for part, kind in kinds.items()]
 
@@ -124,6 +134,36 @@ def write_adapters(
     write_state(different.items(), folder, name=ADAPTERS)
     (folder / BASES).write_text(json.dumps(listed, indent=2) + "\n", encoding="utf-8")
     return len(different)
+
+
+def save_adapters(model: "LlamaAvsr", folder: str | Path, sources: Mapping[str, str]) -> int:
+    """Writes a model's folder without what its bases hold; ``from_pretrained`` reads it.
+
+    Whatever differs from a base is stored, so load a model in the dtypes of its files
+    (``dtype=None``) if little shall be: an encoder that was rounded differs everywhere.
+
+    Args:
+        model: what is saved, each weight in the dtype that it has.
+        folder: where; it is made.
+        sources: see `bases_of`.
+
+    Returns:
+        How many weights were stored.
+
+    Raises:
+        InputError: see `bases_of`; or the folder holds a whole model.
+        CheckpointError: a base cannot be read.
+    """
+    folder = Path(folder)
+    bases = bases_of(model.config, sources)
+    if (folder / WEIGHTS).exists():
+        raise InputError(f"{folder} holds a whole model; name another folder for its adapters.")
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
+    count = write_adapters(state, bases, folder, lora=model.config.lora is not None)
+    model.config.save(folder)
+    model.tokenizer.save_pretrained(folder)
+    return count
 
 
 def complete(folder: Path, *, lora: bool) -> dict[str, Tensor]:

@@ -66,10 +66,21 @@ def _avhubert(source: str, _: str | None) -> Weights:
 
 
 def _weights(kind: Any, source: str, revision: str | None) -> Weights:
-    given = {} if revision is None else {"revision": revision}
+    commit = _commit(source, revision)
+    given = {} if commit is None else {"revision": commit}
     with without_bars():
-        model = kind.from_pretrained(source, dtype="auto", **given)
-    return dict(model.state_dict()), getattr(model.config, "_commit_hash", None)
+        model = kind.from_pretrained(source, dtype="auto", trust_remote_code=False, **given)
+    return dict(model.state_dict()), commit
+
+
+def _commit(source: str, revision: str | None) -> str | None:
+    """The commit of a hub id, as its cache names it; None for a local folder."""
+    if Path(source).exists():
+        return None
+    from transformers.utils.hub import cached_file, extract_commit_hash
+
+    given = {} if revision is None else {"revision": revision}
+    return extract_commit_hash(cached_file(source, "config.json", **given), None)
 
 
 READERS: dict[str, Callable[[str, str | None], Weights]] = {

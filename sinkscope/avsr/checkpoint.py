@@ -218,5 +218,5 @@ def state_hash(state: Mapping[str, Tensor]) -> str:
         weight = state[name].detach().cpu().contiguous()
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
         if weight.numel():
-            digest.update(weight.reshape(-1).view(torch.uint8).numpy())
+            digest.update(weight.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

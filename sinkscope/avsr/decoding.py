@@ -23,6 +23,8 @@ import torch
 from sinkscope.avsr.batching import MAX_FRAMES, bucket
 from sinkscope.avsr.clip import FRAME_RATE, Clip
 from sinkscope.avsr.config import AvsrConfig, Modality
+from sinkscope.avsr.generation import ORIGINAL as PUBLISHED
+from sinkscope.avsr.generation import Search
 from sinkscope.avsr.model import LlamaAvsr
 from sinkscope.avsr.streams import MODALITIES, chosen_rate, chosen_streams
 from sinkscope.errors import InputError
@@ -40,39 +42,16 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Decoding:
+class Decoding(Search):
     """How transcripts are searched for, and at which rates.
 
     Attributes:
-        max_new_tokens: where a transcript is cut.
-        num_beams: 1 is greedy search.
-        temperature: None never draws; a number draws inside the search at that temperature.
-        seed: of the draws.
         audio_rate: encoder frames a token; None is the model's default.
         video_rate: the same for video.
-
-    Raises:
-        InputError: a number is out of its range.
     """
 
-    max_new_tokens: int = 64
-    num_beams: int = 1
-    temperature: float | int | None = None
-    seed: int = 0
     audio_rate: int | None = None
     video_rate: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "num_beams"):
-            if getattr(self, name) < 1:
-                raise InputError(
-                    f"{name} is {getattr(self, name)}; give a whole number of at least 1."
-                )
-        if self.temperature is not None and not 0 < self.temperature < math.inf:
-            raise InputError(
-                f"temperature is {self.temperature}; give a number above 0, or leave it out for a "
-                "search that never draws."
-            )
 
     def rates(self, config: AvsrConfig) -> dict[str, int]:
         """The rates that a model will use, by stream.
@@ -92,16 +71,23 @@ class Decoding:
         return replace(self, seed=(self.seed * 1_000_003 + number) % 2**63)
 
 
-ORIGINAL = Decoding(max_new_tokens=32, num_beams=15, temperature=0.6)
-"""Llama-AVSR's published search (arXiv 2409.12319): 15 beams that draw at temperature 0.6, and 32 tokens."""
+ORIGINAL = Decoding(**asdict(PUBLISHED))
+"""Llama-AVSR's published search: 15 beams that draw at temperature 0.6, and 32 tokens."""
 
 
 @dataclass(frozen=True)
 class Heard:
-    """What became of a clip: a transcript, or one sentence that says why there is none."""
+    """What became of a clip.
+
+    Attributes:
+        text: the transcript.
+        error: why there is none, one sentence.
+        note: what the encoders did not read of the clip; None where they read it all.
+    """
 
     text: str = ""
     error: str | None = None
+    note: str | None = None
 
 
 def modalities_of(config: AvsrConfig) -> tuple[Modality, ...]:
@@ -200,15 +186,16 @@ def decode_batch(
         decoding: the search.
         numbers: a number of its own for each clip, from which it draws.
     """
+    if len(clips) > 1 and decoding.temperature is None:
+        try:
+            with _evaluating(model):
+                said = model.transcribe(list(clips), modality=modality, **asdict(decoding))
+            texts = zip(clips, said, strict=True)
+            return [Heard(text, note=_cut(model, clip, modality)) for clip, text in texts]
+        except (InputError, torch.OutOfMemoryError):
+            pass  # which clip is it? The traceback, and what it holds in memory, ends here
     alone = partial(_decode_alone, model, modality=modality, decoding=decoding)
-    if len(clips) == 1 or decoding.temperature is not None:
-        return [alone(clip, number=number) for clip, number in zip(clips, numbers, strict=True)]
-    try:
-        with _evaluating(model):
-            said = model.transcribe(list(clips), modality=modality, **asdict(decoding))
-    except (InputError, torch.OutOfMemoryError):
-        return [alone(clip, number=number) for clip, number in zip(clips, numbers, strict=True)]
-    return [Heard(text) for text in said]
+    return [alone(clip, number=number) for clip, number in zip(clips, numbers, strict=True)]
 
 
 def _decode_alone(
@@ -217,7 +204,8 @@ def _decode_alone(
     how = asdict(decoding.of_clip(number))
     try:
         with _evaluating(model):
-            return Heard(model.transcribe([clip], modality=modality, **how)[0])
+            (text,) = model.transcribe([clip], modality=modality, **how)
+        return Heard(text, note=_cut(model, clip, modality))
     except InputError as error:
         return Heard(error=" ".join(str(error).split()))
     except torch.OutOfMemoryError:
@@ -225,6 +213,13 @@ def _decode_alone(
             error=f"Clip {clip.name!r} of {clip.duration:.1f} s does not fit into the device's "
             "memory; use fewer beams, a higher rate or a smaller dtype."
         )
+
+
+def _cut(model: LlamaAvsr, clip: Clip, modality: Modality | None) -> str | None:
+    """What the encoders leave unread at the end of a clip, as a sentence."""
+    encoders = [model.encoder(one) for one in chosen_streams(clip, modality, model.config)]
+    told = [sentence for encoder in encoders for sentence in encoder.truncated([clip])]
+    return " ".join(dict.fromkeys(told)) or None
 
 
 @contextmanager

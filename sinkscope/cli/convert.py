@@ -18,7 +18,8 @@ def convert(
         str | None, typer.Option(help="Folder, hub id or config.json of its Whisper or WavLM.")
     ] = None,
     video_encoder: Annotated[
-        str | None, typer.Option(help="Its AV-HuBERT: large, base, or the .pt file.")
+        str | None,
+        typer.Option(help="Its AV-HuBERT: the .pt file, its config.json, large or base."),
     ] = None,
     tokenizer: Annotated[
         str | None, typer.Option(help="Folder or hub id of the tokenizer; default that of --llm.")
@@ -33,7 +34,12 @@ def convert(
         str | None, typer.Option(help="average or stack, where the shapes leave it open.")
     ] = None,
     lora_alpha: Annotated[
-        float | None, typer.Option(help="The authors' alpha, 4 or 8 in the published recipes.")
+        float | None,
+        typer.Option("--lora-alpha", "--alpha", help="The authors' alpha, 4 or 8 as published."),
+    ] = None,
+    lora_reduction: Annotated[
+        float | None,
+        typer.Option(help="The authors' reduction factor, if the rank leaves it open."),
     ] = None,
     adapters_only: Annotated[
         bool, typer.Option(help="Keep what was trained; refer to the base models, by their hash.")
@@ -59,9 +65,10 @@ def convert(
             video_rate=video_rate,
             compression=compression,
             lora_alpha=lora_alpha,
+            lora_reduction=lora_reduction,
         ),
         adapters_only=adapters_only,
     )
-    typer.echo(f"wrote {done.folder} ({done.weights} weights)")
+    typer.echo(f"wrote {done.folder} ({done.weights} weights): {done.summary}")
     if done.left_out:
         typer.echo(f"left out, because they play no part: {', '.join(done.left_out)}")

@@ -18,6 +18,9 @@ __all__ = ["evaluate"]
 
 EVERY = "all"
 
+SHOWN = 10
+"""Failures that are shown on the screen."""
+
 
 def evaluate(
     checkpoint: options.Checkpoint,
@@ -43,14 +46,22 @@ def evaluate(
     ] = None,
     audio_rate: options.AudioRate = None,
     video_rate: options.VideoRate = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest transcript, tokens.")] = 64,
-    beams: Annotated[int, typer.Option(min=1, help="Beams of the search; 1 is greedy.")] = 1,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest transcript, tokens; default 64.")
+    ] = None,
+    beams: Annotated[
+        int | None, typer.Option(min=1, help="Beams of the search; default 1, which is greedy.")
+    ] = None,
     temperature: Annotated[
         float | None, typer.Option(help="Draw in the search, at this temperature; default never.")
     ] = None,
     original: Annotated[
         bool,
-        typer.Option("--original", help="The published search: 15 beams, drawn at 0.6, 32 tokens."),
+        typer.Option(
+            "--original",
+            help="The published search where nothing else is given: 15 beams, drawn at 0.6, "
+            "32 tokens.",
+        ),
     ] = False,
     seed: Annotated[int, typer.Option(help="Of noise, bootstrap and draws.")] = 0,
     batch_frames: Annotated[
@@ -66,6 +77,8 @@ def evaluate(
     clip that fails is counted and listed, and the others go on; the exit code is 2 if all failed.
     Writes evaluation.json, table.csv and utterances.csv.
     """
+    from dataclasses import replace
+
     from tqdm import tqdm
 
     from sinkscope.avsr.corpora import read_corpus
@@ -77,11 +90,10 @@ def evaluate(
     from sinkscope.subjects.subject import load
 
     found = read_corpus(corpus, root=root, landmarks=landmarks)
-    rates = {"audio_rate": audio_rate, "video_rate": video_rate, "seed": seed}
-    search = Decoding(max_new_tokens, beams, temperature, **rates)
-    if original:
-        published = (ORIGINAL.max_new_tokens, ORIGINAL.num_beams, ORIGINAL.temperature)
-        search = Decoding(*published, **rates)
+    given = {"max_new_tokens": max_new_tokens, "num_beams": beams, "temperature": temperature}
+    given |= {"audio_rate": audio_rate, "video_rate": video_rate, "seed": seed}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    search = replace(ORIGINAL if original else Decoding(), **chosen)
     subject = load(checkpoint, device=device, dtype=dtype)
     if not isinstance(subject, AvsrSubject):
         raise InputError(f"evaluate: {subject.name} is a text model and takes no clips.")
@@ -93,7 +105,7 @@ def evaluate(
         result = evaluate_corpus(
             subject.model, found, output, settings=settings, about=about, running=running
         )
-    _show(result, output)
+    _show(result, output, len(found.entries) + len(found.failures))
 
 
 def _modalities(asked: list[str] | None, subject: "AvsrSubject") -> list[str] | None:
@@ -111,8 +123,8 @@ def _advance(bar: Any) -> "Callable[[int], None]":
     return advance
 
 
-def _show(found: "Evaluation", output: Path) -> None:
-    """The table, what failed, and where the files are."""
+def _show(found: "Evaluation", output: Path, clips: int) -> None:
+    """The table, what failed or was cut, and where the files are."""
     from rich.console import Console
     from rich.table import Table
 
@@ -129,8 +141,13 @@ def _show(found: "Evaluation", output: Path) -> None:
         table.add_row(*words, *map(str, counts))
     console = Console(highlight=False)
     console.print(table)
-    for failure in found.failures:
+    for failure in found.failures[:SHOWN]:
         console.print(f"failed: {failure.error}", markup=False)
     if found.failed_clips:
-        console.print(f"{found.failed_clips} clips failed", style="bold")
+        where = f"; all are listed in {output / 'evaluation.json'}" * (len(found.failures) > SHOWN)
+        failed = f"{found.failed_clips} of {clips} clips failed{where}"
+        console.print(failed, style="bold", markup=False)
+    if found.cut_clips:
+        cut = f"{found.cut_clips} clips are longer than an encoder reads; see utterances.csv"
+        console.print(cut, style="bold")
     console.print(f"wrote {output}", markup=False)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from sinkscope.avsr.clip import Clip
+    from sinkscope.avsr.decoding import Heard
 
 __all__ = ["transcribe"]
 
@@ -74,7 +75,7 @@ def transcribe(
             failures += 1
             typer.echo(f"sinkscope: {' '.join(str(error).split())}", err=True)
             continue
-        _say(console, clip, heard.text)
+        _say(console, clip, heard)
         if clip.text:
             references.append(clip.text)
             hypotheses.append(heard.text)
@@ -86,8 +87,9 @@ def transcribe(
         raise typer.Exit(ALL_FAILED if failures == len(entries) else SOME_FAILED)
 
 
-def _say(console: "Console", clip: "Clip", said: str) -> None:
+def _say(console: "Console", clip: "Clip", heard: "Heard") -> None:
     console.print(clip.name, style="bold", end="\t", markup=False)
-    console.print(said, markup=False)
-    for note in clip.notes:
-        console.print(f"  {note}", style="dim", markup=False)
+    console.print(heard.text, markup=False)
+    for note in (*clip.notes, heard.note):
+        if note is not None:
+            console.print(f"  {note}", style="dim", markup=False)

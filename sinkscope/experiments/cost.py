@@ -1,8 +1,10 @@
 """What transcribing costs: ``python -m sinkscope.experiments.cost MODEL INPUT...``.
 
 For sound, picture and both: the real-time factor (seconds of computing for a second of clip), the
-peak of memory above the loaded model, and the share of reading the file, encoder, projector, the
-LLM's prefill and its decoding steps. Medians over repeated runs; memory in a process of its own.
+memory with the model loaded and at its peak, and the share of reading the file, encoder, projector,
+the LLM's prefill and its decoding steps. Reading is that of the whole file, with its face, whatever
+the modality. Medians over repeated runs; memory in a process of its own, the process's on a CPU and
+the tensors' on a GPU.
 """
 
 import argparse
@@ -12,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -104,11 +106,27 @@ def timing(model: LlamaAvsr) -> Iterator[dict[str, float]]:
             module.register_forward_pre_hook(begin),
             module.register_forward_hook(ends(name)),
         ]
+    encoders = [module for name, module in _parts(model) if name == "encoder"]
+    for encoder in encoders:
+        vars(encoder)["prepare"] = _timed(encoder.prepare, begin, ends("encoder"))
     try:
         yield spent
     finally:
         for handle in handles:
             handle.remove()
+        for encoder in encoders:
+            del vars(encoder)["prepare"]
+
+
+def _timed(function: Any, begin: Callable[[], None], end: Callable[[], None]) -> Any:
+    def timed(*arguments: Any, **options: Any) -> Any:
+        begin()
+        try:
+            return function(*arguments, **options)
+        finally:
+            end()
+
+    return timed
 
 
 def _parts(model: LlamaAvsr) -> list[tuple[str, nn.Module]]:
@@ -124,26 +142,32 @@ def _wait(model: LlamaAvsr) -> None:
         torch.cuda.synchronize()
 
 
-def _peak_above_model(name: str, paths: Sequence[Path], modality: str, options: dict) -> float:
-    """MiB above the loaded model at the peak of one transcription."""
+def _memory(name: str, paths: Sequence[Path], modality: str, options: dict) -> dict[str, float]:
+    """MiB of this process with the model loaded, and at the peak of reading and transcribing."""
     model: Any = load(name, **options).model
     cuda = next(model.parameters()).device.type == "cuda"
-    clips = [read_clip(path) for path in paths]
-    model.transcribe(clips[:1], modality=modality, max_new_tokens=1)  # lazy set-up
+    loaded = torch.cuda.memory_allocated() if cuda else psutil.Process().memory_info().rss
     if cuda:
         torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
     else:
-        before = psutil.Process().memory_info().rss
-    for clip in clips:
-        model.transcribe([clip], modality=modality)
-    after = torch.cuda.max_memory_allocated() if cuda else _peak_rss()
-    return max(0.0, (after - before) / MIB)
+        _forget_peak()
+    for path in paths:
+        model.transcribe([read_clip(path)], modality=modality)
+    peak = torch.cuda.max_memory_allocated() if cuda else _peak_rss()
+    return {"loaded_mib": round(loaded / MIB, 1), "peak_mib": round(peak / MIB, 1)}
+
+
+def _forget_peak() -> None:
+    """Let Linux count the peak from here on; loading may have needed more than transcribing."""
+    counter = Path("/proc/self/clear_refs")
+    if counter.exists():
+        counter.write_text("5")
 
 
 def _peak_rss() -> int:
-    """The process's peak, as Linux counts it."""
-    for line in Path("/proc/self/status").read_text().splitlines():
+    """The process's peak in bytes, as Linux counts it; elsewhere what it holds now."""
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.exists() else ():
         if line.startswith("VmHWM"):
             return int(line.split()[1]) * 1024
     return psutil.Process().memory_info().rss
@@ -162,35 +186,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     options = {"device": given.device, "dtype": given.dtype}
     if given.memory_of:
-        print(_peak_above_model(given.model, given.inputs, given.memory_of, options))
+        print(json.dumps(_memory(given.model, given.inputs, given.memory_of, options)))
         return
     model: Any = load(given.model, **options).model
     found = {}
     for modality in modalities_of(model.config):
         found[modality] = cost_of(model, given.inputs, modality, rounds=given.rounds)
-        found[modality]["peak_mib_above_model"] = _in_a_process(given, modality)
+        found[modality] |= _in_a_process(given, modality)
     _print(found)
     if given.output:
         given.output.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
-def _in_a_process(given: argparse.Namespace, modality: str) -> float:
+def _in_a_process(given: argparse.Namespace, modality: str) -> dict[str, float]:
     words = [sys.executable, "-m", __spec__.name if __spec__ else __name__, given.model]
     words += [*map(str, given.inputs), "--memory-of", modality]
     for option in ("device", "dtype"):
         value = getattr(given, option)
         words += [f"--{option}", value] if value else []
     done = subprocess.run(words, capture_output=True, text=True, check=True)
-    return round(float(done.stdout.split()[-1]), 1)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def _print(found: dict[str, dict[str, float]]) -> None:
-    print(f"| modality | real-time factor | peak MiB | {' | '.join(PARTS)} |")
-    print("|---" * (3 + len(PARTS)) + "|")
+    print(f"| modality | real-time factor | loaded MiB | peak MiB | {' | '.join(PARTS)} |")
+    print("|---" * (4 + len(PARTS)) + "|")
     for modality, cost in found.items():
         shares = " | ".join(f"{cost[part]:.0%}" for part in PARTS)
-        peak = cost["peak_mib_above_model"]
-        print(f"| {modality} | {cost['real_time_factor']:.3f} | {peak:.1f} | {shares} |")
+        memory = f"{cost['loaded_mib']:.0f} | {cost['peak_mib']:.0f}"
+        print(f"| {modality} | {cost['real_time_factor']:.3f} | {memory} | {shares} |")
 
 
 if __name__ == "__main__":

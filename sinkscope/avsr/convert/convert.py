@@ -20,24 +20,31 @@ import torch
 from accelerate import init_empty_weights
 from torch import Tensor
 
-from sinkscope.avsr.adapters import Base, write_adapters
+from sinkscope.avsr.adapters import Base, bases_of, write_adapters
 from sinkscope.avsr.avhubert.transformer import named_as_published
-from sinkscope.avsr.checkpoint import faults_of, write_state
+from sinkscope.avsr.checkpoint import faults_between, write_state
 from sinkscope.avsr.config import AvsrConfig, EncoderConfig, LoraSettings
-from sinkscope.avsr.convert.infer import Encoding, Told, what_is_told
-from sinkscope.avsr.convert.names import is_left_out, our_name, part_of
+from sinkscope.avsr.convert.answers import (
+    Answers,
+    reduction_of,
+    refuse_contradictions,
+    refuse_unanswered,
+)
+from sinkscope.avsr.convert.infer import Told, what_is_told
+from sinkscope.avsr.convert.names import is_left_out, our_name, part_of, their_name
+from sinkscope.avsr.convert.released import read_released
 from sinkscope.avsr.convert.sources import (
     SIZES,
-    Answers,
     avhubert_encoder,
     llm_fields,
     speech_encoder,
     tokenizer_of,
 )
+from sinkscope.avsr.lora import lora_rank
 from sinkscope.avsr.model import LlamaAvsr
-from sinkscope.errors import CheckpointError, InputError
+from sinkscope.errors import CheckpointError, InputError, SinkscopeError
 
-__all__ = ["Converted", "convert", "read_released"]
+__all__ = ["Converted", "config_of", "convert", "our_state", "refuse_faults_by_their_names"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,29 @@ class Converted:
     config: AvsrConfig
     weights: int
     left_out: tuple[str, ...]
+
+    @property
+    def summary(self) -> str:
+        """What the model is, in a line: what was inferred, to be read over."""
+        config, told = self.config, []
+        for stream in config.streams:
+            encoder = config.audiovisual_encoder or getattr(config, f"{stream}_encoder")
+            rank = encoder.config.get("lora_rank")
+            adapted = f" with LoRA of rank {rank}" if rank else ""
+            told.append(
+                f"{stream} through {encoder.kind}{adapted}, {config.rates(stream)[0]} frames a "
+                f"token ({config.compression})"
+            )
+        rank = config.lora and lora_rank(config.hidden_size, reduction=config.lora.reduction)
+        return "; ".join(
+            (
+                *told,
+                f"LLM of {config.llm['num_hidden_layers']} layers, {config.hidden_size} wide, "
+                f"{config.llm['vocab_size']} entries",
+                f"LoRA of rank {rank}" if rank else "no LoRA",
+                f"projectors {'with' if config.projector_norm else 'without'} LayerNorm",
+            )
+        )
 
 
 def convert(
@@ -81,28 +111,18 @@ def convert(
     left_out = tuple(sorted(filter(is_left_out, state)))
     state = {name: value for name, value in state.items() if name not in left_out}
     told = what_is_told(state, where=str(source))
-    _refuse_unanswered(told, answers)
+    refuse_contradictions(told, answers)
+    refuse_unanswered(told, answers)
     config = config_of(told, state, answers)
+    bases = bases_of(config, _base_sources(told, answers)) if adapters_only else None
     tokenizer = tokenizer_of(answers.tokenizer or str(answers.llm), vocabulary=told.llm.vocabulary)
-    named = our_state(state, config)
-    with init_empty_weights(include_buffers=False):
-        model = LlamaAvsr(config, tokenizer)
-    faults = faults_of(model, named)
-    if faults:
-        raise CheckpointError(
-            f"{source} does not fit what the answers say: {'; '.join(faults)}. Check them."
-        )
-    bases = bases_of(told, answers) if adapters_only else []
+    named = our_state(state, config, where=f"--llm {answers.llm}")
+    refuse_faults_by_their_names(_empty(config, tokenizer), named, where=str(source))
     temporary = out.with_name(f".{out.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        config.save(temporary)
-        count = len(named)
-        if adapters_only:
-            count = write_adapters(named, bases, temporary, lora=config.lora is not None)
-        else:
-            write_state(named.items(), temporary)
+        count = _write(named, bases, config, temporary)
         tokenizer.save_pretrained(temporary)
         temporary.replace(out)
     finally:
@@ -110,39 +130,49 @@ def convert(
     return Converted(out, config, count, left_out)
 
 
-def read_released(path: Path) -> dict[str, Tensor]:
-    """The tensors of a released checkpoint by their published names; nothing in the file is run.
+def _write(
+    named: Mapping[str, Tensor], bases: list[Base] | None, config: AvsrConfig, folder: Path
+) -> int:
+    config.save(folder)
+    if bases is not None:
+        return write_adapters(named, bases, folder, lora=config.lora is not None)
+    write_state(named.items(), folder)
+    return len(named)
+
+
+def _empty(config: AvsrConfig, tokenizer: Any) -> LlamaAvsr:
+    """The model without memory for its weights."""
+    try:
+        with init_empty_weights(include_buffers=False):
+            return LlamaAvsr(config, tokenizer)
+    except SinkscopeError:
+        raise
+    except (TypeError, ValueError, KeyError) as error:  # a configuration that transformers refuses
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"The configurations that were named make no model ({reason}); check them."
+        ) from error
+
+
+def refuse_faults_by_their_names(
+    model: LlamaAvsr, named: Mapping[str, Tensor], *, where: str
+) -> None:
+    """Refuses weights that are missing, unexpected or of another shape, by their published names.
 
     Raises:
-        CheckpointError: no such file, no checkpoint, or one that holds more than tensors.
+        CheckpointError: listing all of them.
     """
-    if not path.is_file():
-        raise CheckpointError(f"{path} is no file; give a released checkpoint (.pth).")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # whatever a damaged or malicious file makes of the reader
-        reason = " ".join(str(error).split())
-        reason = reason.partition("WeightsUnpickler error: ")[2] or reason
+    own = {their_name(name): value for name, value in model.state_dict().items()}
+    faults = faults_between(own, {their_name(name): value for name, value in named.items()})
+    if faults:
         raise CheckpointError(
-            f"{path} is no whole checkpoint of tensors ({reason[:160]}); download it again."
-        ) from error
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    if not isinstance(content, Mapping) or not content:
-        raise CheckpointError(f"{path} holds no tensors by name; give a released checkpoint.")
-    odd = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
-    if odd:
-        raise CheckpointError(
-            f"{path} holds {', '.join(odd[:3])} beside tensors; give a released checkpoint."
+            f"{where} does not fit what the answers say: {'; '.join(faults)}. Check them."
         )
-    return {str(name).removeprefix("model."): value for name, value in content.items()}
 
 
 def config_of(told: Told, state: Mapping[str, Tensor], answers: Answers) -> AvsrConfig:
     """The model's configuration, from what is told and what was answered."""
-    rank = told.llm.rank
-    reduction = None if rank is None else told.llm.hidden_size / rank
-    lora = None
+    reduction, lora = reduction_of(told, answers), None
     if reduction is not None and answers.lora_alpha is not None:
         lora = LoraSettings(reduction, answers.lora_alpha)
     rates: dict[str, Any] = {
@@ -150,12 +180,7 @@ def config_of(told: Told, state: Mapping[str, Tensor], answers: Answers) -> Avsr
     }
     encoders: dict[str, Any] = _encoders(told, state, answers)
     return AvsrConfig(
-        llm=llm_fields(
-            str(answers.llm),
-            hidden_size=told.llm.hidden_size,
-            vocabulary=told.llm.vocabulary,
-            layers=told.llm.layers,
-        ),
+        llm=llm_fields(str(answers.llm), told.llm),
         **encoders,
         single_projector="audiovisual" in told.streams,
         **rates,
@@ -166,56 +191,62 @@ def config_of(told: Told, state: Mapping[str, Tensor], answers: Answers) -> Avsr
     )
 
 
-def bases_of(told: Told, answers: Answers) -> list[Base]:
-    """The base models that the answers name.
+def our_state(
+    state: Mapping[str, Tensor], config: AvsrConfig, *, where: str = "The LLM"
+) -> dict[str, Tensor]:
+    """The published weights by the names that they have here, tied embeddings completed.
 
     Raises:
-        InputError: one is named by its configuration or size alone, without weights.
+        CheckpointError: the configuration ties embedding and head, the checkpoint does not.
     """
-    bases = [Base("llm", "llm", str(answers.llm))]
-    for stream, encoding in told.streams.items():
-        part = "audiovisual_encoder" if told.joint else f"{stream}_encoder"
-        hubert = encoding.kind == "avhubert"
-        source = str(answers.video_encoder if hubert else answers.encoder)
-        base = Base(part, encoding.kind, source)
-        bases += [base] if base not in bases else []
-    for base in bases:
-        if base.source.endswith(".json") or base.source in SIZES:
-            raise InputError(
-                f"--adapters-only needs the weights of every base model, and {base.source!r} names "
-                f"none for {base.part}; give its folder, hub id or .pt file."
-            )
-    return bases
-
-
-def our_state(state: Mapping[str, Tensor], config: AvsrConfig) -> dict[str, Tensor]:
-    """The published weights by the names that they have here, tied embeddings completed."""
     lora = config.lora is not None
     named = {our_name(name, lora=lora): value for name, value in state.items()}
     for stream in ("audio", "video", "audiovisual"):
         named = named_as_published(named, f"{stream}_encoder.model.encoder.pos_conv.0.")
     head, embedding = "llm.lm_head.weight", "llm.model.embed_tokens.weight"
-    if head not in named and config.llm.get("tie_word_embeddings"):
-        named[head] = named[embedding]
+    rows, tied = named[embedding], config.llm.get("tie_word_embeddings")
+    found = named.setdefault(head, rows) if tied else rows
+    if found is not rows and not (found.shape == rows.shape and torch.equal(found, rows)):
+        raise CheckpointError(
+            f"{where} ties embedding and head, and the checkpoint's {head} differs from its "
+            f"{embedding}; name the LLM that the checkpoint was trained on."
+        )
     return named
+
+
+def _base_sources(told: Told, answers: Answers) -> dict[str, str]:
+    """Where the base model of each part is.
+
+    Raises:
+        InputError: one is named by its configuration or size alone, without weights.
+    """
+    hubert = answers.hubert({encoding.kind for encoding in told.streams.values()})
+    sources = {"llm": str(answers.llm)}
+    for stream, encoding in told.streams.items():
+        part = "audiovisual_encoder" if told.joint else f"{stream}_encoder"
+        sources[part] = str(hubert if encoding.kind == "avhubert" else answers.encoder)
+    for part, source in sources.items():
+        if source.endswith(".json") or source in SIZES:
+            raise InputError(
+                f"--adapters-only needs the weights of every base model, and {source!r} names "
+                f"none for {part}; give its folder, hub id or .pt file."
+            )
+    return sources
 
 
 def _encoders(
     told: Told, state: Mapping[str, Tensor], answers: Answers
 ) -> dict[str, EncoderConfig]:
+    hubert = answers.hubert({encoding.kind for encoding in told.streams.values()})
     if told.joint:
         weights = part_of(state, "audiovisual_encoder")
         both = ("audio", "video")
-        return {
-            "audiovisual_encoder": avhubert_encoder(
-                str(answers.video_encoder), weights, streams=both
-            )
-        }
+        return {"audiovisual_encoder": avhubert_encoder(str(hubert), weights, streams=both)}
     found = {}
     for stream, encoding in told.streams.items():
         if encoding.kind == "avhubert":
             weights = part_of(state, f"{stream}_encoder")
-            made = avhubert_encoder(str(answers.video_encoder), weights, streams=(stream,))
+            made = avhubert_encoder(str(hubert), weights, streams=(stream,))
         else:
             made = speech_encoder(encoding.kind, str(answers.encoder), width=encoding.width)
         found[f"{stream}_encoder"] = made
@@ -224,54 +255,11 @@ def _encoders(
 
 def _rate(stream: str, told: Told, answers: Answers) -> int:
     """Encoder frames a token: what is stacked, or what was answered."""
-    stacked = told.streams[stream].stacked
     asked = answers.audio_rate if stream == "audio" else answers.video_rate
-    if stacked > 1:
-        if asked not in (None, stacked):
-            raise CheckpointError(
-                f"The {stream} projector takes {stacked} stacked frames, and the {stream} rate was "
-                f"said to be {asked}; leave it out."
-            )
-        return stacked
-    return asked or 1
+    stacked = told.streams[stream].stacked
+    return stacked if stacked > 1 else asked or 1
 
 
 def _compression(told: Told, answers: Answers) -> Literal["average", "stack"]:
     stacks = any(encoding.stacked > 1 for encoding in told.streams.values())
     return "stack" if stacks else cast('Literal["average", "stack"]', answers.compression)
-
-
-def _refuse_unanswered(told: Told, answers: Answers) -> None:
-    """Ask in one sentence for everything that the checkpoint does not tell."""
-    missing = []
-    if answers.llm is None:
-        missing.append("--llm (folder, hub id or config.json of its LLM)")
-    kinds = {encoding.kind for encoding in told.streams.values()}
-    for kind in sorted(kinds - {"avhubert"}):
-        if answers.encoder is None:
-            missing.append(f"--encoder (folder, hub id or config.json of its {kind})")
-    if "avhubert" in kinds and answers.video_encoder is None:
-        missing.append("--video-encoder (large, base, or AV-HuBERT's .pt file)")
-    if told.llm.rank is not None and answers.lora_alpha is None:
-        missing.append(f"--lora-alpha (the authors' alpha; its LoRA has rank {told.llm.rank})")
-    missing += _unsaid_rates(told.streams, answers)
-    if answers.tokenizer is None and str(answers.llm).endswith(".json"):
-        missing.append("--tokenizer (folder or hub id of the LLM's tokenizer)")
-    if missing:
-        raise InputError(f"The checkpoint does not tell everything; give {', '.join(missing)}.")
-
-
-def _unsaid_rates(streams: Mapping[str, Encoding], answers: Answers) -> list[str]:
-    """What must be said of compression: one frame a token may be an average of several."""
-    if any(encoding.stacked > 1 for encoding in streams.values()):
-        return []
-    missing = []
-    if answers.compression not in ("average", "stack"):
-        missing.append("--compression (average, or stack for a rate of 1)")
-    if answers.compression == "average":
-        asked = {"audio": answers.audio_rate}
-        for stream in streams:
-            if asked.get(stream, answers.video_rate) is None:
-                option = "--audio-rate" if stream == "audio" else "--video-rate"
-                missing.append(f"{option} (frames that were averaged into a token)")
-    return missing

@@ -18,6 +18,9 @@ _MARKS: dict[Kind, str] = {
 }
 """A weight that an encoder of each kind has, and the others have not."""
 
+_AXES: dict[Kind, int] = {"whisper": 3, "wavlm": 1, "avhubert": 2}
+"""How many axes the weight has that tells the encoder's width."""
+
 
 @dataclass(frozen=True)
 class Encoding:
@@ -97,6 +100,7 @@ def what_is_told(state: Mapping[str, Any], *, where: str) -> Told:
             "video_proj.0.weight or audiovisual_proj.0.weight and llm.model.embed_tokens.weight "
             "are expected; give a released checkpoint."
         )
+    _refuse_matryoshka(projectors, where)
     joint = bool(part_of(state, "audiovisual_encoder"))
     streams = {
         stream: _encoding(
@@ -109,8 +113,8 @@ def what_is_told(state: Mapping[str, Any], *, where: str) -> Told:
     first = next(iter(projectors.values()))
     return Told(
         streams=streams,
-        llm=_llm_facts(llm),
-        projector_width=int(first["0.weight"].shape[0]),
+        llm=_llm_facts(llm, where),
+        projector_width=_sizes(first, "0.weight", 2, where)[0],
         projector_norm="3.weight" in first,
         joint=joint,
     )
@@ -123,9 +127,10 @@ def _encoding(encoder: Mapping[str, Any], projector: Mapping[str, Any], *, where
             f"{where}: the encoder's weights are none of Whisper, WavLM and AV-HuBERT, or the "
             "projector has no 0.weight; give a whole checkpoint."
         )
-    width = _width(kinds[0], encoder)
-    inputs = int(projector["0.weight"].shape[1])
-    if inputs % width:
+    mark = "encoder.layer_norm.weight" if kinds[0] == "wavlm" else _MARKS[kinds[0]]
+    width = _sizes(encoder, mark, _AXES[kinds[0]], where)[0]
+    inputs = _sizes(projector, "0.weight", 2, where)[1]
+    if inputs % width or not inputs:
         raise CheckpointError(
             f"{where}: the projector takes {inputs} features, which is no multiple of the "
             f"encoder's {width}; encoder and projector are not of one model."
@@ -133,27 +138,40 @@ def _encoding(encoder: Mapping[str, Any], projector: Mapping[str, Any], *, where
     return Encoding(kinds[0], width, inputs // width)
 
 
-def _width(kind: Kind, encoder: Mapping[str, Any]) -> int:
-    if kind == "wavlm":
-        return int(encoder["encoder.layer_norm.weight"].shape[0])
-    return int(encoder[_MARKS[kind]].shape[0])
+def _refuse_matryoshka(projectors: Mapping[str, Mapping[str, Any]], where: str) -> None:
+    """Refuses a model with one projector a rate, as Omni-AVSR has (arXiv 2511.07253)."""
+    for stream, weights in projectors.items():
+        rates = sorted({name.partition(".")[0] for name in weights if name.count(".") > 1})
+        if rates:
+            raise CheckpointError(
+                f"{where} is an Omni-AVSR: its {stream}_proj has one projector for each of "
+                f"{len(rates)} rates ({', '.join(rates)}); only Llama-AVSR's are converted."
+            )
 
 
-def _llm_facts(llm: Mapping[str, Any]) -> LlmFacts:
-    rows, hidden = llm["model.embed_tokens.weight"].shape
+def _llm_facts(llm: Mapping[str, Any], where: str) -> LlmFacts:
+    rows, hidden = _sizes(llm, "model.embed_tokens.weight", 2, where)
     numbers = {name.split(".")[2] for name in llm if name.startswith("model.layers.")}
-    layers = 1 + max((int(number) for number in numbers if number.isdecimal()), default=-1)
     return LlmFacts(
-        int(hidden),
-        int(rows),
-        layers,
-        rank=_rows(llm, "self_attn.lora_down_Q.weight"),
-        intermediate_size=_rows(llm, "mlp.up_proj.weight"),
-        key_width=_rows(llm, "self_attn.k_proj.weight"),
+        hidden,
+        rows,
+        layers=1 + max((int(number) for number in numbers if number.isdecimal()), default=-1),
+        rank=_rows(llm, "self_attn.lora_down_Q.weight", where),
+        intermediate_size=_rows(llm, "mlp.up_proj.weight", where),
+        key_width=_rows(llm, "self_attn.k_proj.weight", where),
     )
 
 
-def _rows(llm: Mapping[str, Any], name: str) -> int | None:
-    """Rows of a weight of the first block that has it."""
-    found = next((llm[key] for key in llm if key.endswith(f".{name}")), None)
-    return None if found is None or not len(found.shape) else int(found.shape[0])
+def _rows(llm: Mapping[str, Any], name: str, where: str) -> int | None:
+    """Rows of a weight of the first block that has it; None where there is none."""
+    found = next((key for key in llm if key.endswith(f".{name}")), None)
+    return None if found is None else _sizes(llm, found, 2, where)[0]
+
+
+def _sizes(state: Mapping[str, Any], name: str, axes: int, where: str) -> tuple[int, ...]:
+    """The shape of a weight that must have so many axes, none of them empty."""
+    shape = tuple(map(int, state[name].shape)) if name in state else None
+    if shape is None or len(shape) != axes or 0 in shape:
+        fault = "is missing" if shape is None else f"has shape {shape}"
+        raise CheckpointError(f"{where}: {name} {fault}; give a whole checkpoint.")
+    return shape

@@ -34,6 +34,7 @@ class Row:
         hypothesis: what was understood.
         errors: the difference, in words; None where it failed.
         error: why it failed, one sentence; None where it did not.
+        note: what the encoders did not read of it; None where they read it all.
     """
 
     utterance: int | None
@@ -45,6 +46,7 @@ class Row:
     hypothesis: str | None = None
     errors: UtteranceErrors | None = None
     error: str | None = None
+    note: str | None = None
 
     @property
     def cell(self) -> Place:

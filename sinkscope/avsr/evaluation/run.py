@@ -153,6 +153,8 @@ class _Run:
 
     def _cell(self, clips: Mapping[int, Clip], modality: Modality, condition: Condition) -> None:
         """Decode a window in one modality and condition, a batch at a time."""
+        if all((number, modality, condition.name) in self.log for number in clips):
+            return
         noisy: dict[int, Clip] = {}
         for number, clip in clips.items():
             try:
@@ -203,9 +205,9 @@ class _Run:
 def _row(
     number: int, clip: Clip, path: str, modality: Modality, condition: Condition, heard: Heard
 ) -> Row:
-    about = {"seconds": round(clip.duration, 3), "error": heard.error}
+    about: dict[str, Any] = {"seconds": round(clip.duration, 3), "error": heard.error}
     if heard.error is not None:
         return Row(number, path, modality, condition.name, **about)
     said = {"reference": clip.text or "", "hypothesis": heard.text}
-    errors = utterance_errors(**said)
+    errors, about["note"] = utterance_errors(**said), heard.note
     return Row(number, path, modality, condition.name, errors=errors, **said, **about)

@@ -80,6 +80,11 @@ class Evaluation:
         """Clips that failed in at least one modality and condition, or are no clips."""
         return len({(row.utterance, row.utterance is None and row.error) for row in self.failures})
 
+    @property
+    def cut_clips(self) -> int:
+        """Clips that are longer than an encoder reads."""
+        return len({row.utterance for row in self.rows if row.note is not None})
+
     def to_dict(self) -> dict[str, Any]:
         """What ``evaluation.json`` holds: all but the rows."""
         listed = ("utterance", "path", "modality", "condition", "error")
@@ -87,6 +92,7 @@ class Evaluation:
             "settings": dict(self.settings),
             "about": dict(self.about),
             "table": [cell.to_dict() for cell in self.table],
+            "cut_clips": self.cut_clips,
             "failed_clips": self.failed_clips,
             "failures": [{name: getattr(row, name) for name in listed} for row in self.failures],
         }
@@ -135,7 +141,7 @@ def _line(row: Row) -> dict[str, Any]:
     values = asdict(row)
     del values["error"]
     counts = values.pop("errors")
-    texts = {name: values.pop(name) for name in ("reference", "hypothesis")}
+    texts = {name: values.pop(name) for name in ("reference", "hypothesis", "note")}
     return {**values, **counts, **texts}
 
 

@@ -1,0 +1,151 @@
+"""What is asked about a released checkpoint, because its names and shapes do not tell it."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from sinkscope.avsr.convert.infer import Encoding, Told
+from sinkscope.avsr.lora import lora_rank
+from sinkscope.errors import CheckpointError, InputError
+
+__all__ = ["Answers", "reduction_of", "refuse_contradictions", "refuse_unanswered"]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the user says of a released checkpoint.
+
+    Attributes:
+        llm: folder, hub id or ``config.json`` of the LLM before it was fine-tuned.
+        encoder: the same of Whisper or WavLM; where AV-HuBERT listens, as ``video_encoder``.
+        video_encoder: AV-HuBERT: ``"large"``, ``"base"``, the ``.pt`` file, or a JSON file of its
+            configuration.
+        tokenizer: folder or hub id; that of ``llm`` by default.
+        audio_rate: encoder frames a token, where frames were averaged.
+        video_rate: the same for video.
+        compression: ``"average"`` or ``"stack"``, where the shapes leave it open.
+        lora_alpha: the authors' ``alpha``.
+        lora_reduction: the authors' reduction factor, where the rank does not tell it.
+    """
+
+    llm: str | None = None
+    encoder: str | None = None
+    video_encoder: str | None = None
+    tokenizer: str | None = None
+    audio_rate: int | None = None
+    video_rate: int | None = None
+    compression: str | None = None
+    lora_alpha: float | int | None = None
+    lora_reduction: float | int | None = None
+
+    def hubert(self, kinds: Collection[str]) -> str | None:
+        """Where AV-HuBERT is, among encoders of these kinds."""
+        alone = set(kinds) == {"avhubert"}
+        return self.video_encoder or (self.encoder if alone else None)
+
+
+def refuse_unanswered(told: Told, answers: Answers) -> None:
+    """Asks in one sentence for everything that the checkpoint does not tell.
+
+    Raises:
+        InputError: naming the options.
+    """
+    missing = []
+    if answers.llm is None:
+        missing.append("--llm (folder, hub id or config.json of its LLM)")
+    kinds = {encoding.kind for encoding in told.streams.values()}
+    for kind in sorted(kinds - {"avhubert"}):
+        if answers.encoder is None:
+            missing.append(f"--encoder (folder, hub id or config.json of its {kind})")
+    if "avhubert" in kinds and answers.hubert(kinds) is None:
+        missing.append("--video-encoder (AV-HuBERT's .pt file, its config.json, large or base)")
+    if told.llm.rank is not None and answers.lora_alpha is None:
+        missing.append(f"--lora-alpha (the authors' alpha; its LoRA has rank {told.llm.rank})")
+    if told.llm.rank is not None and reduction_of(told, answers) is None:
+        missing.append("--lora-reduction (the authors' factor; the rank leaves it open)")
+    missing += _unsaid_rates(told.streams, answers)
+    if answers.tokenizer is None and str(answers.llm).endswith(".json"):
+        missing.append("--tokenizer (folder or hub id of the LLM's tokenizer)")
+    if missing:
+        raise InputError(f"The checkpoint does not tell everything; give {', '.join(missing)}.")
+
+
+def refuse_contradictions(told: Told, answers: Answers) -> None:
+    """Refuses answers that the checkpoint contradicts.
+
+    Raises:
+        CheckpointError: naming the option and what the checkpoint holds.
+    """
+    if answers.compression not in (None, "average", "stack"):
+        raise CheckpointError(
+            f"--compression is {answers.compression!r}; use average or stack, or leave it out."
+        )
+    if told.llm.rank is None and (answers.lora_alpha, answers.lora_reduction) != (None, None):
+        raise CheckpointError(
+            "The checkpoint's LLM has no LoRA branches; leave --lora-alpha and --lora-reduction "
+            "out."
+        )
+    for stream, encoding in told.streams.items():
+        asked = answers.audio_rate if stream == "audio" else answers.video_rate
+        if encoding.stacked > 1 and answers.compression == "average":
+            raise CheckpointError(
+                f"The {stream} projector takes {encoding.stacked} stacked frames, and "
+                "--compression is average; leave it out."
+            )
+        if encoding.stacked > 1 and asked not in (None, encoding.stacked):
+            raise CheckpointError(
+                f"The {stream} projector takes {encoding.stacked} stacked frames, and the {stream} "
+                f"rate was said to be {asked}; leave it out."
+            )
+    if answers.audio_rate is not None and "audio" not in told.streams:
+        raise CheckpointError("The checkpoint has no audio projector; leave --audio-rate out.")
+    if answers.video_rate is not None and not told.streams.keys() & {"video", "audiovisual"}:
+        raise CheckpointError("The checkpoint has no video projector; leave --video-rate out.")
+
+
+def reduction_of(told: Told, answers: Answers) -> float | int | None:
+    """The reduction factor R of Llama-AVSR's LoRA, of which the rank is ``round(H / R)``.
+
+    Where the rank divides the hidden size H, R is taken to be their quotient, as in every published
+    recipe; otherwise it is the one whole number that gives the rank.
+
+    Returns:
+        None where there is no LoRA, or where several factors give the rank and none was said.
+
+    Raises:
+        CheckpointError: the one that was said gives another rank.
+    """
+    rank, hidden, said = told.llm.rank, told.llm.hidden_size, answers.lora_reduction
+    if rank is None:
+        return None
+    if said is None:
+        if hidden % rank == 0:
+            return hidden // rank
+        able = [factor for factor in range(1, hidden + 1) if round(hidden / factor) == rank]
+        return able[0] if len(able) == 1 else None
+    if lora_rank(hidden, reduction=said) != rank:
+        raise CheckpointError(
+            f"--lora-reduction {said} means a rank of {lora_rank(hidden, reduction=said)}, and the "
+            f"checkpoint's is {rank}; correct it or leave it out."
+        )
+    return said
+
+
+def _unsaid_rates(streams: Mapping[str, Encoding], answers: Answers) -> list[str]:
+    """What must be said of compression: one frame a token may be an average of several."""
+    if any(encoding.stacked > 1 for encoding in streams.values()):
+        return []
+    if answers.compression is None:
+        return ["--compression (average, or stack for a rate of 1)"]
+    if answers.compression == "stack":
+        return []
+    options = {
+        stream: ("--audio-rate", answers.audio_rate)
+        if stream == "audio"
+        else ("--video-rate", answers.video_rate)
+        for stream in streams
+    }
+    return [
+        f"{option} (frames that were averaged into a token)"
+        for option, said in options.values()
+        if said is None
+    ]
