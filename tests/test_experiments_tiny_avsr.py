@@ -25,7 +25,7 @@ def test_the_whole_chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(tiny_avsr, "LOOKED_AT", 4)
     monkeypatch.setattr(tiny_avsr, "STAGES", stages)
     monkeypatch.setattr(tiny_avsr, "Plan", lambda stream: Plan(stream, steps=3, batch=4))
-    monkeypatch.setattr(tiny_avsr, "Pretraining", lambda: Pretraining(steps=4))
+    monkeypatch.setattr(tiny_avsr, "Pretraining", lambda seed: Pretraining(steps=4, seed=seed))
     folder = tiny_avsr.make_tiny_avsr(tmp_path)
     report = json.loads((folder / "training.json").read_text())
     assert len(report["word errors, test voices"]) == 14
