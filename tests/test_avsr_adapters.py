@@ -237,9 +237,12 @@ def test_adapters_of_a_model_in_memory(tmp_path: Path, sources: Answers) -> None
     with torch.no_grad():
         found, wanted = (one(one.prepare([clip()])).logits for one in (again, model))
     assert torch.equal(found, wanted)
-    with pytest.raises(InputError, match="whole holds a whole model"):
+    with pytest.raises(InputError, match="whole exists; name a folder"):
         save_adapters(model, tmp_path / "whole", parts_of(sources))
     given = parts_of(sources)
+    with pytest.raises(CheckpointError, match=r"base model '.*' \(video_encoder\) cannot be read"):
+        save_adapters(model, tmp_path / "none", given | {"video_encoder": str(tmp_path / "no.pt")})
+    assert {file.name for file in tmp_path.iterdir()} == {"m.pth", "whole", "small"}
     with pytest.raises(InputError, match="those for audio_encoder are missing, those for no part"):
         bases_of(model.config, {k: v for k, v in given.items() if k != "audio_encoder"})
     with pytest.raises(InputError, match="those for nose too many"):

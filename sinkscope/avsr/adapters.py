@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sinkscope.avsr.base_models import READERS, located
-from sinkscope.avsr.checkpoint import WEIGHTS, read_weights, state_hash, write_state
+from sinkscope.avsr.checkpoint import new_folder, read_weights, state_hash, write_state
 from sinkscope.avsr.lora import peft_name
 from sinkscope.errors import CheckpointError, InputError
 
@@ -119,16 +119,20 @@ def write_adapters(
         CheckpointError: a base cannot be read.
     """
     different, listed = dict(state), []
-    for base in bases:
-        found, revision = _read(replace(base, source=located(base.source)), lora=lora)
+    for given in bases:
+        base = replace(given, source=located(given.source))
+        found, revision = _read(base, lora=lora)
         dtype = _dtype_of(state, base.part)
         for name in found.keys() & state.keys():
             del different[name]
             different |= _difference(name, state[name], _as(found[name], dtype))
         listed.append(
             asdict(base)
-            | {"source": located(base.source), "revision": revision}
-            | {"hash": state_hash(found), "dtype": str(dtype).removeprefix("torch.")}
+            | {
+                "revision": revision,
+                "hash": state_hash(found),
+                "dtype": str(dtype).removeprefix("torch."),
+            }
         )
         del found
     write_state(different.items(), folder, name=ADAPTERS)
@@ -144,25 +148,22 @@ def save_adapters(model: "LlamaAvsr", folder: str | Path, sources: Mapping[str, 
 
     Args:
         model: what is saved, each weight in the dtype that it has.
-        folder: where; it is made.
+        folder: where; it must not exist.
         sources: see `bases_of`.
 
     Returns:
         How many weights were stored.
 
     Raises:
-        InputError: see `bases_of`; or the folder holds a whole model.
+        InputError: see `bases_of`; or the folder exists.
         CheckpointError: a base cannot be read.
     """
-    folder = Path(folder)
     bases = bases_of(model.config, sources)
-    if (folder / WEIGHTS).exists():
-        raise InputError(f"{folder} holds a whole model; name another folder for its adapters.")
-    folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
-    count = write_adapters(state, bases, folder, lora=model.config.lora is not None)
-    model.config.save(folder)
-    model.tokenizer.save_pretrained(folder)
+    with new_folder(Path(folder)) as temporary:
+        count = write_adapters(state, bases, temporary, lora=model.config.lora is not None)
+        model.config.save(temporary)
+        model.tokenizer.save_pretrained(temporary)
     return count
 
 

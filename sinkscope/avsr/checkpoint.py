@@ -2,14 +2,16 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sinkscope.errors import CheckpointError
+from sinkscope.errors import CheckpointError, InputError
 
 __all__ = [
     "WEIGHTS",
@@ -17,6 +19,7 @@ __all__ = [
     "faults_of",
     "fill",
     "load_weights",
+    "new_folder",
     "read_weights",
     "refuse_faults",
     "state_hash",
@@ -31,6 +34,25 @@ SHARD_BYTES = 5 * 10**9
 """Weights that take more are written into several files."""
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write into, which has its name only once it is whole.
+
+    Raises:
+        InputError: it exists.
+    """
+    if folder.exists():
+        raise InputError(f"{folder} exists; name a folder that does not.")
+    temporary = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_weights(model: nn.Module, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:

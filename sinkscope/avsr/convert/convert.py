@@ -10,7 +10,6 @@ The checkpoint holds the whole model. Its tensors are written as they are, bit b
 time; nothing in it is run.
 """
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from sinkscope.avsr.adapters import Base, bases_of, write_adapters
 from sinkscope.avsr.avhubert.transformer import named_as_published
-from sinkscope.avsr.checkpoint import faults_between, write_state
+from sinkscope.avsr.checkpoint import faults_between, new_folder, write_state
 from sinkscope.avsr.config import AvsrConfig, EncoderConfig, LoraSettings
 from sinkscope.avsr.convert.answers import (
     Answers,
@@ -118,15 +117,9 @@ def convert(
     tokenizer = tokenizer_of(answers.tokenizer or str(answers.llm), vocabulary=told.llm.vocabulary)
     named = our_state(state, config, where=f"--llm {answers.llm}")
     refuse_faults_by_their_names(_empty(config, tokenizer), named, where=str(source))
-    temporary = out.with_name(f".{out.name}.part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        count = _write(named, bases, config, temporary)
-        tokenizer.save_pretrained(temporary)
-        temporary.replace(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with new_folder(out) as folder:
+        count = _write(named, bases, config, folder)
+        tokenizer.save_pretrained(folder)
     return Converted(out, config, count, left_out)
 
 

@@ -126,7 +126,7 @@ def _refuse_others(folder: Path, settings: dict[str, Any]) -> None:
     changed = [name for name in {**before, **settings} if before.get(name) != settings.get(name)]
     if changed:
         name = changed[0]
-        more = f" ({', '.join(changed[1:])} differ, too)" if changed[1:] else ""
+        more = f" ({', '.join(changed[1:])} changed, too)" if changed[1:] else ""
         raise InputError(
             f"{folder} holds an evaluation with {name} = {before.get(name)}, and now it is "
             f"{settings.get(name)}{more}; use a new folder, or the settings of before."
