@@ -11,8 +11,7 @@ heard = decode(model, clips, modality="audio", decoding=Decoding(num_beams=4))
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import cast
@@ -23,6 +22,7 @@ import torch
 from sinkscope.avsr.batching import MAX_FRAMES, bucket
 from sinkscope.avsr.clip import FRAME_RATE, Clip
 from sinkscope.avsr.config import AvsrConfig, Modality
+from sinkscope.avsr.evaluating import evaluating
 from sinkscope.avsr.generation import ORIGINAL as PUBLISHED
 from sinkscope.avsr.generation import Search
 from sinkscope.avsr.model import LlamaAvsr
@@ -187,15 +187,27 @@ def decode_batch(
         numbers: a number of its own for each clip, from which it draws.
     """
     if len(clips) > 1 and decoding.temperature is None:
-        try:
-            with _evaluating(model):
-                said = model.transcribe(list(clips), modality=modality, **asdict(decoding))
-            texts = zip(clips, said, strict=True)
-            return [Heard(text, note=_cut(model, clip, modality)) for clip, text in texts]
-        except (InputError, torch.OutOfMemoryError):
-            pass  # which clip is it? The traceback, and what it holds in memory, ends here
+        together = _decode_together(model, clips, modality=modality, decoding=decoding)
+        if together is not None:
+            return together
     alone = partial(_decode_alone, model, modality=modality, decoding=decoding)
     return [alone(clip, number=number) for clip, number in zip(clips, numbers, strict=True)]
+
+
+def _decode_together(
+    model: LlamaAvsr, clips: Sequence[Clip], *, modality: Modality | None, decoding: Decoding
+) -> list[Heard] | None:
+    """A batch at once; None where one of its clips, or their sum, is too much.
+
+    What the failure holds in memory is free on return, before the clips are tried one by one.
+    """
+    try:
+        with evaluating(model):
+            said = model.transcribe(list(clips), modality=modality, **asdict(decoding))
+    except (InputError, torch.OutOfMemoryError):
+        return None
+    texts = zip(clips, said, strict=True)
+    return [Heard(text, note=_cut(model, clip, modality)) for clip, text in texts]
 
 
 def _decode_alone(
@@ -203,7 +215,7 @@ def _decode_alone(
 ) -> Heard:
     how = asdict(decoding.of_clip(number))
     try:
-        with _evaluating(model):
+        with evaluating(model):
             (text,) = model.transcribe([clip], modality=modality, **how)
         return Heard(text, note=_cut(model, clip, modality))
     except InputError as error:
@@ -220,16 +232,3 @@ def _cut(model: LlamaAvsr, clip: Clip, modality: Modality | None) -> str | None:
     encoders = [model.encoder(one) for one in chosen_streams(clip, modality, model.config)]
     told = [sentence for encoder in encoders for sentence in encoder.truncated([clip])]
     return " ".join(dict.fromkeys(told)) or None
-
-
-@contextmanager
-def _evaluating(model: LlamaAvsr) -> Iterator[None]:
-    """Evaluation mode; every module's own training flag is restored afterwards."""
-    training = [module for module in model.modules() if module.training]
-    try:
-        for module in training:
-            module.training = False
-        yield
-    finally:
-        for module in training:
-            module.training = True

@@ -99,8 +99,8 @@ class FrontEnd(nn.Module):
             InputError: a clip is too short for one token.
         """
         encoder = self.encoder(stream)
-        alone = {"streams": (stream,)} if self.config.audiovisual_encoder else {}
-        alone = {} if stream == "audiovisual" else alone
+        one_of_two = self.config.audiovisual_encoder is not None and stream != "audiovisual"
+        alone = {"streams": (stream,)} if one_of_two else {}
         batch, lengths = encoder.prepare(clips, strict_original=strict_original, **alone)
         refuse_short(stream, clips, lengths.tolist(), rate=rate, frame_rate=encoder.frame_rate)
         frames = self.encode(stream, batch, lengths, strict_original=strict_original)

@@ -2,34 +2,19 @@
 
 import hashlib
 import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
 import torch
 from torch import nn
 
+from sinkscope.avsr.evaluating import evaluating
 from sinkscope.subjects.anatomy import Anatomy
 
 __all__ = ["describe_model", "evaluating", "fewest_logits", "model_hash"]
 
 HASHED = 16_384
 """Numbers of each weight that enter the hash, evenly spaced."""
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; every module's own training flag is restored after."""
-    training = [module for module in model.modules() if module.training]
-    try:
-        for module in training:
-            module.training = False
-        with torch.no_grad():
-            yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def fewest_logits(model: nn.Module) -> dict[str, int]:
