@@ -8,6 +8,7 @@ from torch import nn
 import sinkscope as ss
 from sinkscope.errors import InputError, SiteError
 from sinkscope.probes.replay import replay
+from sinkscope.probes.tracking import announce
 from tests.encoder_models import (
     ENCODERS,
     FRAMES,
@@ -231,7 +232,7 @@ def test_padding_that_is_not_masked_is_refused(name: str) -> None:
 def run_announced(built, layouts: list[ss.TokenLayout]) -> None:
     """A forward without a mask, of which a caller says what its positions are."""
     with ss.probe(built.model) as probe, torch.no_grad():
-        probe._session.announce(layouts, [None] * len(layouts))
+        announce(probe.subject.anatomy.decoder, layouts, [None] * len(layouts))
         built.run(None)
 
 

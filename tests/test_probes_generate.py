@@ -6,6 +6,7 @@ import torch
 import sinkscope as ss
 from sinkscope.errors import InputError
 from sinkscope.probes.stitching import Ends
+from sinkscope.probes.tracking import announce
 from tests.families import FAMILIES, batch, build, tiny
 from tests.same_records import check_same
 
@@ -156,7 +157,7 @@ def test_a_reference_anywhere_in_the_prefill() -> None:
     model, ids = build("llama"), batch(samples=1)["input_ids"]
     layout = ss.TokenLayout.of(["text"] * 12, [""] * 12, reference=8)
     with ss.probe(model) as probe:
-        probe._session.announce([layout.take(range(12))], [None])
+        announce(probe.subject.anatomy.decoder, [layout.take(range(12))], [None])
         model(ids)
     assert probe.record.layouts[0].reference == 8
     assert probe.record["bos_cosine"][0, :, 8].values == pytest.approx(1)

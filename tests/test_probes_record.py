@@ -8,6 +8,7 @@ import sinkscope as ss
 from sinkscope.errors import InputError, SiteError
 from sinkscope.glossary import SEGMENTS
 from sinkscope.probes.replay import replay
+from sinkscope.probes.tracking import announce
 from sinkscope.subjects.subject import load
 from tests.families import FAMILIES, MORE_FAMILIES, batch, build, tiny
 from tests.same_records import check_same
@@ -198,10 +199,10 @@ def test_a_layout_of_the_wrong_length_is_refused() -> None:
     with pytest.raises(InputError, match="11"):
         ss.record(model, **inputs, layout=layout)
     with ss.probe(model) as probe:
-        probe._session.announce([layout], [None])
+        announce(probe.subject.anatomy.decoder, [layout], [None])
         with pytest.raises(InputError, match="covers 11 positions, the forward has 12"):
             model(**inputs)
-        probe._session.announce([layout, layout], [None, None])
+        announce(probe.subject.anatomy.decoder, [layout, layout], [None, None])
         with pytest.raises(InputError, match="2 layouts were given"):
             model(**inputs)
         model(**inputs)
@@ -213,10 +214,10 @@ def test_a_layout_that_disagrees_with_the_mask_is_refused() -> None:
     first = ["padding"] + ["text"] * 11
     shown = [ss.TokenLayout.of(first, [""] * 12)] * 2
     with ss.probe(model) as probe:
-        probe._session.announce(hidden, [None, None])
+        announce(probe.subject.anatomy.decoder, hidden, [None, None])
         with pytest.raises(InputError, match="Sample 1: position 0 is 'text' in the layout, but"):
             model(**inputs)
-        probe._session.announce(shown, [None, None])
+        announce(probe.subject.anatomy.decoder, shown, [None, None])
         with pytest.raises(InputError, match="Sample 0: position 0 is padding in the layout, but"):
             model(**inputs)
         model(**inputs)

@@ -25,6 +25,7 @@ from sinkscope.probes.keep import Keep
 from sinkscope.probes.reducer import Reducer
 from sinkscope.probes.reducers import DEFAULT
 from sinkscope.probes.session import Session, layers_of
+from sinkscope.probes.tracking import announce
 from sinkscope.record import Record
 from sinkscope.subjects.subject import Subject, load
 
@@ -92,7 +93,7 @@ class Probe:
         choices = set()
         with torch.no_grad():
             for inputs in self.subject.batches(data, **given):
-                self._session.announce(inputs.layouts, inputs.clips)
+                announce(self.subject.anatomy.decoder, inputs.layouts, inputs.clips)
                 self.subject.forward(inputs, logits=False)
                 choices.add(inputs.prepend_bos)
         self._prepend_bos = choices.pop() if len(choices) == 1 else "as given"
