@@ -115,6 +115,7 @@ DIMS: dict[str, str] = {
     "query": "token that attends",
     "key": "token that is attended to",
     "token": "position in the sample (of an encoder: a frame), padding left out",
+    "place": "a token that was picked; traced_token says which",
     "feature": "coordinate of a state",
     "neuron": "coordinate inside the MLP",
     "segment": "role of a token",

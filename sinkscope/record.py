@@ -290,5 +290,5 @@ def _refuse_unlike(first: Record, other: Record) -> None:
 
 def _with_numbers(dataset: xr.Dataset) -> xr.Dataset:
     """Number tokens, queries, keys and bins, so that samples of unequal length line up."""
-    axes = [axis for axis in (*_PER_TOKEN, "query_bin", "key_bin") if axis in dataset.dims]
+    axes = [axis for axis in (*_PER_TOKEN, "query_bin", "key_bin", "place") if axis in dataset.dims]
     return dataset.assign_coords({axis: np.arange(dataset.sizes[axis]) for axis in axes})

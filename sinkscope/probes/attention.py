@@ -3,6 +3,7 @@
 transformers keeps its attention functions in a table. While someone watches, the entry that a model
 uses is a function that calls the original, hands what went in and came out to the watchers of that
 very module, and returns the original's output untouched. Modules that nobody watches pass through.
+An editor, where there is one, changes mask or output of its module before the watchers see them.
 """
 
 import sys
@@ -13,13 +14,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from sinkscope.errors import SiteError
+from sinkscope.probes.attention_calls import AttentionCall, Editor, Watcher
 from sinkscope.probes.wavlm_attention import Seen, calls_torch, watching_torch
 
-__all__ = ["AttentionCall", "Watcher", "watching"]
+__all__ = ["AttentionCall", "Editor", "Watcher", "editing", "watching"]
 
 _EAGER = "eager"
 _MASKED_BY_TENSOR = ("sdpa", _EAGER)
@@ -43,39 +44,6 @@ _HARMLESS = frozenset(
 _HANDLED = frozenset({"is_causal", "s_aux", "scaling", "sliding_window", "softcap"})
 
 
-@dataclass(frozen=True, eq=False)
-class AttentionCall:
-    """What entered and left one layer's attention function.
-
-    Attributes:
-        query: after rotary embedding and norms.
-        key: the same, with what the cache holds.
-        value: the same.
-        mask: as it arrived.
-        output: what the model's own function made of them.
-        scaling: what q kᵀ is multiplied by.
-        causal: whether, without a mask, a query sees the keys up to itself only.
-        window: keys that a query sees, where the function itself applies it.
-        softcap: as in `AttentionMap`.
-        sinks: as in `AttentionMap`.
-    """
-
-    query: Float[Tensor, "sample head query feature"]
-    key: Float[Tensor, "sample kv_head key feature"]
-    value: Float[Tensor, "sample kv_head key feature_v"]
-    mask: Tensor | None
-    output: Float[Tensor, "sample query head feature_v"]
-    scaling: float
-    causal: bool
-    window: int | None = None
-    softcap: float | None = None
-    sinks: Float[Tensor, " head"] | None = None
-
-
-Watcher = Callable[[AttentionCall], None]
-"""What is called with every attention call of a module."""
-
-
 @dataclass
 class _Seam:
     """One entry of a table of attention functions while it is watched."""
@@ -85,6 +53,7 @@ class _Seam:
     before: Callable[..., Any] | None
     observed: Callable[..., Any] | None = None
     watchers: dict[int, list[Watcher]] = field(default_factory=dict)
+    editors: dict[int, list[Editor]] = field(default_factory=dict)
 
 
 _seams: dict[tuple[int, str], _Seam] = {}
@@ -110,6 +79,39 @@ def watching(name: str, watchers: Mapping[nn.Module, Watcher]) -> Iterator[None]
         yield
 
 
+@contextmanager
+def editing(name: str, editors: Mapping[nn.Module, Editor]) -> Iterator[None]:
+    """While open, every attention call of the given modules goes through its editor.
+
+    Whoever watches sees what the editors have made of it. Several editors of one module act in the
+    order in which they came.
+
+    Args:
+        name: the attention function in use: ``"eager"`` or a key of transformers' table.
+        editors: what changes the calls, for each attention module.
+
+    Raises:
+        SiteError: the attention does not pass through the table, or takes no mask as a tensor.
+    """
+    if name not in _MASKED_BY_TENSOR or any(calls_torch(module) for module in editors):
+        raise SiteError(
+            f"Attention with {name!r} cannot be changed from outside here; load the model with "
+            "attn_implementation='sdpa' or 'eager' (WavLM's own attention has neither)."
+        )
+    entered: list[tuple[_Seam, int, Editor]] = []
+    try:
+        with _lock:
+            for module, editor in editors.items():
+                seam = _seam(_table(module), name)
+                seam.editors.setdefault(id(module), []).append(editor)
+                entered.append((seam, id(module), editor))
+        yield
+    finally:
+        with _lock:
+            for seam, module_id, editor in entered:
+                _leave(seam, seam.editors, module_id, editor)
+
+
 def _hand_over(watcher: Watcher, seen: Seen, scaling: float | int) -> None:
     watcher(AttentionCall(*seen, scaling=float(scaling), causal=False))
 
@@ -127,7 +129,7 @@ def _watching_table(name: str, watchers: Mapping[nn.Module, Watcher]) -> Iterato
     finally:
         with _lock:
             for seam, module_id, watcher in entered:
-                _leave(seam, module_id, watcher)
+                _leave(seam, seam.watchers, module_id, watcher)
 
 
 def _refuse_unknown(name: str) -> None:
@@ -162,11 +164,11 @@ def _seam(table: Any, name: str) -> _Seam:
     return _seams[place]
 
 
-def _leave(seam: _Seam, module_id: int, watcher: Watcher) -> None:
-    seam.watchers[module_id].remove(watcher)
-    if not seam.watchers[module_id]:
-        del seam.watchers[module_id]
-    if seam.watchers:
+def _leave(seam: _Seam, held: dict[int, list[Any]], module_id: int, who: Any) -> None:
+    held[module_id].remove(who)
+    if not held[module_id]:
+        del held[module_id]
+    if seam.watchers or seam.editors:
         return
     del _seams[id(seam.table), seam.name]
     if seam.table.get(seam.name) is seam.observed:
@@ -186,7 +188,13 @@ def _observed(seam: _Seam) -> Callable[..., Any]:
         **kwargs: Any,
     ) -> Any:
         own = seam.before or _own_eager(module)
+        editors = tuple(seam.editors.get(id(module), ()))
+        for editor in editors:
+            causal = _is_causal(seam, module, query, kwargs)
+            attention_mask = editor.mask(attention_mask, query, key, causal=causal)
         result = own(module, query, key, value, attention_mask, *args, **kwargs)
+        for editor in editors:
+            result = (editor.output(result[0]), *result[1:])
         watchers = tuple(seam.watchers.get(id(module), ()))
         if watchers:
             options = kwargs | {f"argument {5 + i}": given for i, given in enumerate(args)}
@@ -218,8 +226,6 @@ def _call(
 ) -> AttentionCall:
     _refuse_options(seam.name, module, options)
     query, key, value, mask, output = tensors
-    causal = options.get("is_causal")
-    causal = getattr(module, "is_causal", True) if causal is None else causal
     scaling = options.get("scaling")
     return AttentionCall(
         query,
@@ -228,11 +234,18 @@ def _call(
         mask,
         output,
         scaling=query.shape[-1] ** -0.5 if scaling is None else float(scaling),
-        causal=bool(causal) and query.shape[2] > 1 and seam.name != _EAGER,
+        causal=_is_causal(seam, module, query, options),
         window=None if seam.name in _MASKED_BY_TENSOR else options.get("sliding_window"),
         softcap=options.get("softcap"),
         sinks=options.get("s_aux"),
     )
+
+
+def _is_causal(seam: _Seam, module: nn.Module, query: Tensor, options: Mapping[str, Any]) -> bool:
+    """Whether, without a mask, a query sees the keys up to itself only."""
+    causal = options.get("is_causal")
+    causal = getattr(module, "is_causal", True) if causal is None else causal
+    return bool(causal) and query.shape[2] > 1 and seam.name != _EAGER
 
 
 def _refuse_options(name: str, module: nn.Module, options: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ Example:
 from sinkscope.probes.attention_reducers import ArgmaxShare, RowEntropy, SegmentAttention
 from sinkscope.probes.bins import PatternBins
 from sinkscope.probes.keep import Keep
+from sinkscope.probes.pick import Pick
 from sinkscope.probes.reducer import Reducer
 from sinkscope.probes.residual_reducers import BosSimilarity, Median, Norms, TopActivations
 
@@ -19,6 +20,7 @@ __all__ = [
     "Median",
     "Norms",
     "PatternBins",
+    "Pick",
     "Reducer",
     "RowEntropy",
     "SegmentAttention",

@@ -14,14 +14,14 @@ from sinkscope.probes.quantiles import bit_counts, counted_lower_median, lower_m
 from sinkscope.probes.reducer import Cat, Reducer, Rule, State, Sum, Top, site_prefix
 from sinkscope.probes.values import Tokens
 
-__all__ = ["BosSimilarity", "Median", "Norms", "TopActivations", "token_axes"]
+__all__ = ["BosSimilarity", "Median", "Norms", "TokenReducer", "TopActivations", "token_axes"]
 
 _HALF = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
 _NORM_NAMES = {"q": "query_norm", "k": "key_norm", "v": "value_norm"}
 
 
 @dataclass(frozen=True)
-class _TokenReducer(Reducer):
+class TokenReducer(Reducer):
     """A reducer of the states of tokens: any site but ``pattern``."""
 
     def __post_init__(self) -> None:
@@ -31,7 +31,7 @@ class _TokenReducer(Reducer):
 
 
 @dataclass(frozen=True)
-class TopActivations(_TokenReducer):
+class TopActivations(TokenReducer):
     """The ``k`` activations of largest magnitude, signed, and where they are.
 
     Which of several equal magnitudes come last in the list is left open.
@@ -91,7 +91,7 @@ class TopActivations(_TokenReducer):
 
 
 @dataclass(frozen=True)
-class Median(_TokenReducer):
+class Median(TokenReducer):
     """Exact median of the magnitudes over tokens and features: the lower one, as torch's.
 
     Sixteen-bit values are counted by their bits, which merges in a few kilobytes. Magnitudes of
@@ -126,7 +126,7 @@ class Median(_TokenReducer):
 
 
 @dataclass(frozen=True)
-class Norms(_TokenReducer):
+class Norms(TokenReducer):
     """Euclidean norm of each token's state, accumulated in float64; also of keys and values."""
 
     def rules(self) -> Mapping[str, Rule]:
@@ -148,7 +148,7 @@ class Norms(_TokenReducer):
 
 
 @dataclass(frozen=True)
-class BosSimilarity(_TokenReducer):
+class BosSimilarity(TokenReducer):
     """Cosine of each token's state to that of the layout's reference token, BOS where there is one.
 
     Products and norms are summed in float64: where massive activations rule a state, float32 would

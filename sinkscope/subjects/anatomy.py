@@ -14,16 +14,25 @@ Example:
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
-from einops import rearrange
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from sinkscope.errors import SiteError, UnknownFamilyError
 from sinkscope.glossary import SITES
 from sinkscope.subjects.families import Family, families, families_table, register_family
 from sinkscope.subjects.finding import find_decoder, submodule
+from sinkscope.subjects.taps import (
+    Tap,
+    first_input,
+    first_output,
+    half_of_output,
+    multiplied_output,
+    put_half,
+    put_input,
+    put_multiplied,
+    put_output,
+)
 
 __all__ = [
     "ATTENTION_SITES",
@@ -41,31 +50,6 @@ ATTENTION_SITES = ("q", "k", "v", "z", "pattern")
 
 _GATED = ("mlp_gate", "mlp_up")
 _INSIDE_MLP = (*_GATED, "mlp_act")
-
-
-@dataclass(frozen=True)
-class Tap:
-    """Where a plain hook reads a site.
-
-    Attributes:
-        module: the module to hook.
-        where: ``"input"`` for a forward pre-hook ``with_kwargs=True``, ``"output"`` for a forward
-            hook.
-        select: from what the hook is given, ``(args, kwargs)`` or the output, to the tensor.
-        flat: whether that tensor has samples and tokens on one axis, ``(sample token) feature``.
-    """
-
-    module: nn.Module
-    where: Literal["input", "output"]
-    select: Callable[[Any], Tensor]
-    flat: bool = False
-
-    def read(self, value: Any, *, samples: int) -> Float[Tensor, "sample token feature"]:
-        """The site's value from what the hook is given, in a forward of ``samples`` samples."""
-        tensor = self.select(value)
-        if not self.flat:
-            return tensor
-        return rearrange(tensor, "(sample token) feature -> sample token feature", sample=samples)
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +137,7 @@ class Anatomy:
         return tuple(
             site
             for site in SITES
-            if all(not self._absence(site, layer) for layer in range(self.n_layers))
+            if all(not self.absence(site, layer) for layer in range(self.n_layers))
         )
 
     def tap(self, site: str, layer: int) -> Tap:
@@ -170,12 +154,12 @@ class Anatomy:
             raise SiteError(
                 f"{self.family} has no layer {layer}; its layers are 0 to {self.n_layers - 1}."
             )
-        reason = self._absence(site, layer)
+        reason = self.absence(site, layer)
         if reason:
             raise SiteError(f"Site {site!r} cannot be tapped in layer {layer}: {reason}.")
         return self._tap(site, self.blocks[layer])
 
-    def _absence(self, site: str, layer: int) -> str:
+    def absence(self, site: str, layer: int) -> str:
         """Why a site cannot be tapped in a layer; "" where it can."""
         if site not in SITES:
             return f"there is no such site; use one of {', '.join(SITES)}"
@@ -191,28 +175,42 @@ class Anatomy:
             return f"{self.family} computes its experts in fused parameters, which no hook can see"
         return ""
 
+    def down_projection(self, layer: int) -> nn.Module | None:
+        """The module whose input is ``mlp_act``; None where ``absence`` says why there is none."""
+        return (
+            None if self.absence("mlp_act", layer) else submodule(self.blocks[layer], self.row.down)
+        )
+
     def _tap(self, site: str, block: nn.Module) -> Tap:
         row = self.row
-        if site in ("resid_pre", "resid_post"):
-            where = "input" if site == "resid_pre" else "output"
-            return Tap(block, where, first_input if where == "input" else first_output)
+        if site == "resid_pre":
+            return Tap(block, "input", first_input, put=put_input)
+        if site == "resid_post":
+            return Tap(block, "output", first_output, put=put_output)
         if site in ("resid_mid", "mlp_act"):
             path = row.resid_mid if site == "resid_mid" else row.down
-            return Tap(_part(block, path, row), "input", first_input, path in row.flat)
+            put = None if site == "resid_mid" else put_input
+            return Tap(_part(block, path, row), "input", first_input, path in row.flat, put)
         path = {
             "attn_out": row.attn_out,
             "mlp_out": row.mlp_out,
             "mlp_gate": row.gate or "",
             "mlp_up": row.up or "",
         }[site]
-        return Tap(_part(block, path, row), "output", self._output(site, block), path in row.flat)
+        select, put = self._output(site, block)
+        return Tap(_part(block, path, row), "output", select, path in row.flat, put)
 
-    def _output(self, site: str, block: nn.Module) -> Callable[[Any], Tensor]:
+    def _output(
+        self, site: str, block: nn.Module
+    ) -> tuple[Callable[[Any], Tensor], Callable[[Any, Tensor], Any]]:
+        """How a site is read from a module's output, and written there."""
         if site in _GATED and self.row.gate == self.row.up:
-            return partial(half_of_output, half=_GATED.index(site))
+            half = _GATED.index(site)
+            return partial(half_of_output, half=half), partial(put_half, half=half)
         if site in ("attn_out", "mlp_out") and self.row.multiplier:
-            return partial(multiplied_output, by=getattr(block, self.row.multiplier))
-        return first_output
+            by = getattr(block, self.row.multiplier)
+            return partial(multiplied_output, by=by), partial(put_multiplied, by=by)
+        return first_output, put_output
 
 
 def anatomy_of(model: nn.Module) -> Anatomy:
@@ -237,27 +235,6 @@ def anatomy_of(model: nn.Module) -> Anatomy:
         attention=tuple(_part(block, row.attention, row) for block in blocks),
         row=row,
     )
-
-
-def first_input(value: tuple[tuple[Any, ...], dict[str, Any]]) -> Tensor:
-    """The states that a module is called with, by position or as ``hidden_states``."""
-    args, kwargs = value
-    return args[0] if args else kwargs["hidden_states"]
-
-
-def first_output(value: Any) -> Tensor:
-    """The states that a module returns, alone or first in a tuple."""
-    return value[0] if isinstance(value, tuple) else value
-
-
-def half_of_output(value: Any, *, half: int) -> Tensor:
-    """One half of a fused projection's features."""
-    return first_output(value).chunk(2, dim=-1)[half]
-
-
-def multiplied_output(value: Any, *, by: float) -> Tensor:
-    """The states that a module returns, times the family's residual multiplier."""
-    return first_output(value) * by
 
 
 def _part(block: nn.Module, path: str, row: Family) -> nn.Module:

@@ -1,0 +1,207 @@
+"""trace_origin: where massive activations are born and removed, and which neurons write them.
+
+Depends on record. A block's output is what entered it, plus what its attention added, plus what its
+MLP added; so every change of a feature has an author. What an MLP adds to feature f at a token is
+``scale * (bias[f] + sum over neurons of weight[f, n] * act[n])``, where ``scale`` is 1 but in
+families that normalise or multiply it before it is added. The first massive block of Sun et al.
+(arXiv 2402.17762) is the block of birth here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from sinkscope.analysis.criteria import massive_ratio
+from sinkscope.analysis.ledger import Ledger, residual_ledger
+from sinkscope.analysis.neurons import rank_neurons
+from sinkscope.analysis.tables import check_number, token_table
+from sinkscope.errors import SiteError
+from sinkscope.glossary import BOS
+from sinkscope.record import Record
+
+__all__ = ["Origin", "trace_origin"]
+
+
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """Where the traced activations come from.
+
+    Attributes:
+        births: one row a sample, token and feature: see ``trace_origin``.
+        neurons: the neurons that write them in the block of birth, the largest share first.
+        removals: the same for the block that removes them.
+        ledger: what every block added, one row a sample, token, feature and layer.
+        unreadable: for each layer whose neurons could not be read, why.
+    """
+
+    births: pd.DataFrame
+    neurons: pd.DataFrame
+    removals: pd.DataFrame
+    ledger: pd.DataFrame
+    unreadable: Mapping[int, str] = field(default_factory=dict)
+
+
+def trace_origin(
+    trace: Record,
+    *,
+    ratio: int | float | None = None,
+    floor: int | float | None = None,
+    count: int = 10,
+) -> Origin:
+    """For every traced token and feature: born where, by what, and removed where, by what.
+
+    A value is born in the first block whose output holds it as massive, and removed by the block
+    after the last such output. Where nothing is massive by the ratio, the block of birth is the one
+    that moves the value most towards its largest; ``criterion`` says which rule was used.
+
+    Args:
+        trace: what ``trace`` returned.
+        ratio: as for ``find_massive_activations``.
+        floor: as there.
+        count: neurons to list for each.
+
+    Returns:
+        Tables. ``births``: ``TABLE_COLUMNS`` (``layer`` is the block of birth), ``kind`` ("bos" or
+        "intermediate"), ``feature``, ``criterion``, ``peak`` and ``peak_layer`` (the largest
+        value, signed), ``entering`` and ``leaving`` (the block of birth), ``attn_out`` and
+        ``mlp_out`` (what its parts added), ``part`` ("mlp", "attention", or "embedding" where the
+        value enters layer 0 already massive), ``share`` (of the block's change, by that part),
+        ``share_of_peak`` (of the peak, that leaves the block of birth), ``step_layer`` (the block
+        that adds most), ``last_layer``, ``removed_layer`` and ``removed_by`` (empty where it
+        lasts to the end), ``neuron`` and ``neuron_share`` (the first of the ranking), ``n_half``
+        (neurons that explain half).
+        ``neurons`` and ``removals``: ``TABLE_COLUMNS``, ``feature``, ``rank``, ``neuron``,
+        ``contribution``, ``share`` (of what the MLP added), ``cumulative``, ``weight``, ``gate``,
+        ``up``, ``act``, and the medians over the other traced tokens ``gate_others``,
+        ``up_others``, ``act_others``, with ``same_gate_sign`` (share of the others whose gate has
+        the same sign).
+
+    Raises:
+        InputError: a number is out of range.
+        SiteError: the record is no trace, or its blocks add something that is neither attention
+            nor MLP.
+    """
+    check_number("count", count)
+    if floor is not None:
+        check_number("floor", floor)
+    if "picked_resid_post" not in trace:
+        raise SiteError("trace_origin: this record is no trace; make one with sinkscope.trace.")
+    used, source = massive_ratio(trace, ratio)
+    ledger = residual_ledger(trace)
+    ledger.refuse_unexplained()
+    attrs = {"ratio_threshold": used, "ratio_source": source, "floor": floor}
+    table, cells = _births(trace, ledger, used, floor or 0.0, attrs)
+    born = rank_neurons(trace, cells, table["layer"].to_numpy(), count=count)
+    gone = table["removed_layer"].notna().to_numpy()
+    removed = rank_neurons(
+        trace, cells[gone], table.loc[gone, "removed_layer"].to_numpy(np.int64), count=count
+    )
+    unreadable = {int(k): why for k, why in trace.provenance.get("unreadable", {}).items()}
+    _add_leading(table, born)
+    return Origin(table, born, removed, ledger.table(), unreadable)
+
+
+def _births(
+    trace: Record, ledger: Ledger, ratio: float, floor: float, attrs: dict[str, object]
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """The table of births, and ``(sample, place, feature)`` of its rows as places on the axes."""
+    limits = np.maximum(ratio * trace["median"].values.astype(np.float64), floor)
+    first = ratio * trace["resid_pre_median"].values[:, 0].astype(np.float64)
+    cells = np.argwhere(ledger.found)
+    rows, born = [], []
+    for sample, place, feature in cells:
+        path = ledger.path(sample, place, feature)
+        row = _life(path, limits[sample], float(max(first[sample], floor)))
+        born.append(row.pop("layer"))
+        rows.append(row)
+    tokens = trace["traced_token"].values[cells[:, 0], cells[:, 1]]
+    segments = [trace.layouts[s].segments[t] for s, t in zip(cells[:, 0], tokens, strict=True)]
+    columns = {
+        "kind": pd.Series([BOS if s == BOS else "intermediate" for s in segments], dtype=object),
+        "feature": np.array(ledger.features, np.int64)[cells[:, 2]],
+        **{name: [row[name] for row in rows] for name in _COLUMNS},
+    }
+    attrs = {"table": "births", **attrs}
+    where = (cells[:, 0], np.array(born, np.int64), tokens)
+    table = token_table(trace, where, ledger.layers, columns, attrs=attrs)
+    kinds = dict.fromkeys(("last_layer", "removed_layer"), "Int64") | {"part": object}
+    return table.astype(kinds), cells
+
+
+_COLUMNS = (
+    "criterion",
+    "peak",
+    "peak_layer",
+    "entering",
+    "leaving",
+    "attn_out",
+    "mlp_out",
+    "part",
+    "share",
+    "share_of_peak",
+    "step_layer",
+    "last_layer",
+    "removed_layer",
+    "removed_by",
+)
+
+
+def _life(path: Mapping[str, np.ndarray], limits: np.ndarray, first: float) -> dict[str, object]:
+    """One feature of one token, from its birth to its removal."""
+    before, after = path["resid_pre"], path["resid_post"]
+    massive = np.flatnonzero(np.abs(after) >= limits)
+    peak = int(np.abs(after).argmax())
+    sign = np.sign(after[peak]) or 1.0
+    steps = sign * (after - before)[: peak + 1]
+    largest = int(steps.argmax())
+    born = int(massive[0]) if len(massive) else largest
+    last = int(massive[-1]) if len(massive) else None
+    removed = None if last is None or last + 1 == len(after) else last + 1
+    part, share = _author(path, born)
+    if born == 0 and abs(before[0]) >= first and len(massive):
+        part, share = "embedding", float(before[0] / after[0])
+    return {
+        "layer": born,
+        "criterion": "massive" if len(massive) else "largest step",
+        "peak": after[peak],
+        "peak_layer": peak,
+        "entering": before[born],
+        "leaving": after[born],
+        "attn_out": path["attn_out"][born],
+        "mlp_out": path["mlp_out"][born],
+        "part": part,
+        "share": share,
+        "share_of_peak": after[born] / after[peak] if after[peak] else np.nan,
+        "step_layer": largest,
+        "last_layer": last,
+        "removed_layer": removed,
+        "removed_by": None if removed is None else _author(path, removed)[0],
+    }
+
+
+def _author(path: Mapping[str, np.ndarray], layer: int) -> tuple[str, float]:
+    """The part of a block that did most of its change, and its share of it."""
+    change = path["resid_post"][layer] - path["resid_pre"][layer]
+    added = {"mlp": path["mlp_out"][layer], "attention": path["attn_out"][layer]}
+    part = max(added, key=lambda name: added[name] * np.sign(change))
+    return part, float(added[part] / change) if change else np.nan
+
+
+def _add_leading(births: pd.DataFrame, neurons: pd.DataFrame) -> None:
+    """Beside each birth by an MLP, its first neuron and how many explain half."""
+    place = births.columns.get_loc("bos_present")
+    keys = ["sample", "token", "feature"]
+    lead = neurons.loc[neurons["rank"] == 0].set_index(keys)
+    half = neurons.loc[neurons["cumulative"] >= 0.5].groupby(keys)["rank"].min()
+    of_mlp = births["part"] == "mlp"
+    index = pd.MultiIndex.from_arrays([births[key] for key in keys])
+    columns = {
+        "neuron": lead["neuron"].reindex(index).astype("Int64").array,
+        "neuron_share": lead["share"].reindex(index).to_numpy(),
+        "n_half": (half.reindex(index) + 1).astype("Int64").array,
+    }
+    for offset, (name, values) in enumerate(columns.items()):
+        births.insert(int(place) + offset, name, pd.Series(values, index=births.index))  # pyright: ignore[reportArgumentType]
+        births.loc[~of_mlp, name] = pd.NA if name != "neuron_share" else np.nan
