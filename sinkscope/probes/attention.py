@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -193,12 +193,14 @@ def _observed(seam: _Seam) -> Callable[..., Any]:
             causal = _is_causal(seam, module, query, kwargs)
             attention_mask = editor.mask(attention_mask, query, key, causal=causal)
         result = own(module, query, key, value, attention_mask, *args, **kwargs)
+        made = result[0]
         for editor in editors:
             result = (editor.output(result[0]), *result[1:])
         watchers = tuple(seam.watchers.get(id(module), ()))
         if watchers:
             options = kwargs | {f"argument {5 + i}": given for i, given in enumerate(args)}
-            call = _call(seam, module, (query, key, value, attention_mask, result[0]), options)
+            call = _call(seam, module, (query, key, value, attention_mask, made), options)
+            call = call if made is result[0] else replace(call, output=result[0], made=made)
             for watcher in watchers:
                 watcher(call)
         return result

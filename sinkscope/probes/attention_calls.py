@@ -19,7 +19,8 @@ class AttentionCall:
         key: the same, with what the cache holds.
         value: the same.
         mask: as it arrived.
-        output: what the model's own function made of them.
+        output: what the model goes on with: what its own function made of them, as edited.
+        made: what its own function made of them; None for the same.
         scaling: what q kᵀ is multiplied by.
         causal: whether, without a mask, a query sees the keys up to itself only.
         window: keys that a query sees, where the function itself applies it.
@@ -37,6 +38,12 @@ class AttentionCall:
     window: int | None = None
     softcap: float | None = None
     sinks: Float[Tensor, " head"] | None = None
+    made: Float[Tensor, "sample query head feature_v"] | None = None
+
+    @property
+    def unedited(self) -> Float[Tensor, "sample query head feature_v"]:
+        """What the model's own function made."""
+        return self.output if self.made is None else self.made
 
 
 Watcher = Callable[[AttentionCall], None]

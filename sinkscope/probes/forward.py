@@ -149,7 +149,7 @@ class Forward:
             size = attention.n_queries * attention.length * (4 * attention.n_heads + 1)
             self._weigh(number, layer, size)
         if layer not in self.checked:
-            last = at(part.rows, call.output[part.sample], 0)[-1]
+            last = at(part.rows, call.unedited[part.sample], 0)[-1]
             refuse_unlike(attention, value, last, where=f"layer {layer}")
         mergers = {
             number: Merger(self.reducers[number].rules(), backwards=True) for number in numbers

@@ -1,0 +1,209 @@
+"""Edits of states: zero, replace, scale, clamp. What is changed is a target's business.
+
+Each is a frozen dataclass whose ``new`` says what stands there afterwards.
+
+Example:
+    >>> Scale(by=0.5).new(torch.tensor([2.0, -4.0]), None).tolist()
+    [1.0, -2.0]
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from sinkscope.errors import InputError
+from sinkscope.interventions.targets import Cells, Target, TokenChoice
+from sinkscope.layout import TokenLayout
+
+__all__ = ["Clamp", "Edit", "Replace", "Scale", "View", "Zero", "knock_out"]
+
+SITES = ("resid_pre", "resid_post", "attn_out", "mlp_out", "mlp_gate", "mlp_up", "mlp_act", "z")
+"""Where states can be changed."""
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What an edit may look at: one sample's states at the site, as earlier edits left them.
+
+    Attributes:
+        layout: the sample's tokens so far.
+        start: position of the first token of this forward.
+        states: of the tokens of this forward, ``[token, feature]``.
+        cells: what is changed here.
+        held: states of tokens of earlier forwards, by position.
+    """
+
+    layout: TokenLayout
+    start: int
+    states: Tensor
+    cells: Cells
+    held: dict[int, Tensor]
+
+    def state(self, token: int) -> Tensor:
+        """The state of one token, also of one that a cache holds.
+
+        Raises:
+            InputError: if it was not seen.
+        """
+        if self.start <= token < self.start + len(self.states):
+            return self.states[token - self.start]
+        if token not in self.held:
+            raise InputError(
+                f"The state of token {token} is not known in this forward; open the block before "
+                "the prefill that holds it."
+            )
+        return self.held[token]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Edit(Target, ABC):
+    """A change of states at one site.
+
+    Attributes:
+        site: one of ``SITES``; ``"z"`` is what attention's heads hand to the output projection.
+        heads: at ``"z"``, which heads; None for all.
+    """
+
+    site: str = "resid_post"
+    heads: int | Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        name = type(self).__name__
+        if self.site not in SITES:
+            why = "only a copy of the stream passes there" if self.site == "resid_mid" else ""
+            raise InputError(
+                f"{name}: site {self.site!r} cannot be changed{f' ({why})' * bool(why)}; use one "
+                f"of {', '.join(SITES)}."
+            )
+        if self.heads is not None and self.site != "z":
+            raise InputError(f"{name}: heads= goes with site='z', not with {self.site!r}.")
+        if self.features is not None and self.site == "z":
+            raise InputError(f"{name}: at site 'z' choose heads=, not features=.")
+
+    @abstractmethod
+    def new(self, values: Tensor, view: View | None) -> Tensor:
+        """What stands there afterwards.
+
+        Args:
+            values: ``[cell]`` where single features are changed, else ``[token, feature]`` (with a
+                head between at ``"z"``).
+            view: the sample.
+        """
+
+    def remembers(self, layout: TokenLayout) -> Sequence[int]:
+        """The tokens whose states later forwards will need."""
+        return ()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Zero(Edit):
+    """Set values to 0."""
+
+    def new(self, values: Tensor, view: View | None) -> Tensor:
+        """Zeros."""
+        return torch.zeros_like(values)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Scale(Edit):
+    """Multiply values.
+
+    Attributes:
+        by: the factor.
+    """
+
+    by: float | int
+
+    def new(self, values: Tensor, view: View | None) -> Tensor:
+        """The values times the factor."""
+        return values * self.by
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Clamp(Edit):
+    """Keep magnitudes at or below a limit; signs stay.
+
+    Attributes:
+        limit: the largest magnitude that is left.
+    """
+
+    limit: float | int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.limit < 0:
+            raise InputError(f"Clamp: limit is {self.limit}; give 0 or more.")
+
+    def new(self, values: Tensor, view: View | None) -> Tensor:
+        """The values, none of them larger than the limit."""
+        return values.clamp(-self.limit, self.limit)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Replace(Edit):
+    """Set values to others, such as their mean over other clips.
+
+    Attributes:
+        value: a number, or a state ``[feature]``; None takes the column ``replacement`` of the
+            table ``at``.
+    """
+
+    value: float | int | Tensor | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.value is None and (self.at is None or "replacement" not in self.at):
+            raise InputError(
+                "Replace: give value=, or a table at= with a column 'replacement' (see "
+                "mean_over_samples)."
+            )
+
+    def new(self, values: Tensor, view: View | None) -> Tensor:
+        """The replacement, in the values' shape."""
+        if self.value is None and view is not None and self.at is not None:
+            own = self.at.loc[view.cells.rows, "replacement"].to_numpy(float)
+            return torch.as_tensor(own).to(values)
+        value = torch.as_tensor(self.value, dtype=values.dtype, device=values.device)
+        return value.expand_as(values)
+
+
+def knock_out(
+    *,
+    layers: int | Sequence[int],
+    part: Literal["attention", "mlp"] | None = None,
+    heads: int | Sequence[int] | None = None,
+    neurons: int | Sequence[int] | None = None,
+    tokens: TokenChoice = None,
+) -> Zero:
+    """The edit that silences a part of a block: what it would add becomes 0.
+
+    Args:
+        layers: in which blocks.
+        part: the whole attention or the whole MLP.
+        heads: instead, heads of attention.
+        neurons: instead, neurons of the MLP.
+        tokens: at which tokens; None for all.
+
+    Raises:
+        InputError: if not exactly one of part, heads and neurons is given.
+
+    Example:
+        >>> knock_out(layers=1, neurons=11).site
+        'mlp_act'
+    """
+    given = [name for name in (part, heads, neurons) if name is not None]
+    if len(given) != 1:
+        raise InputError("knock_out: give one of part=, heads= and neurons=.")
+    if heads is not None:
+        return Zero(site="z", layers=layers, heads=heads, tokens=tokens)
+    if neurons is not None:
+        return Zero(site="mlp_act", layers=layers, features=neurons, tokens=tokens)
+    site = {"attention": "attn_out", "mlp": "mlp_out"}.get(str(part))
+    if site is None:
+        raise InputError(f"knock_out: part is {part!r}; give 'attention' or 'mlp'.")
+    return Zero(site=site, layers=layers, tokens=tokens)

@@ -1,0 +1,270 @@
+"""Edits at work: hooks in place, every forward followed, what is named in it changed."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sinkscope.errors import InputError, SiteError
+from sinkscope.interventions.blocking import BlockAttention, blocked_mask, hidden_keys, row_of
+from sinkscope.interventions.edits import Edit, View
+from sinkscope.interventions.embeddings import EmbeddingEdit
+from sinkscope.interventions.targets import Cells
+from sinkscope.probes.attention import editing
+from sinkscope.probes.stitching import Part, Stream, at
+from sinkscope.probes.tracking import Step, Tracker
+from sinkscope.subjects.subject import Subject
+
+__all__ = ["AnyEdit", "Session"]
+
+AnyEdit = Edit | BlockAttention | EmbeddingEdit
+
+
+@dataclass(eq=False)
+class Session:
+    """Edits of one subject's forwards.
+
+    Attributes:
+        subject: what is changed.
+        edits: how, in the order in which they act.
+    """
+
+    subject: Subject
+    edits: Sequence[AnyEdit]
+    _step: Step | None = None
+    _numbers: dict[Stream, int] = field(default_factory=dict)
+    _held: dict[tuple[int, int, Stream], dict[int, Tensor]] = field(default_factory=dict)
+    _acted: set[int] = field(default_factory=set)
+
+    def attach(self, stack: ExitStack) -> None:
+        """Put every hook in place; the stack takes them away again."""
+        anatomy = self.subject.anatomy
+        places = self._places()
+        self._tracker = Tracker(self.subject)
+        self._tracker.attach(stack)
+        stack.callback(self._forget)
+        decoder: Any = anatomy.decoder
+        begin = decoder.register_forward_pre_hook(self._begin, with_kwargs=True)
+        stack.callback(begin.remove)
+        for (site, layer), edits in places.items():
+            if site != "z":
+                stack.callback(self._hook(site, layer, edits).remove)
+        self._edit_attention(places, stack)
+        if self._of_embeddings():
+            embed = self._embedding().register_forward_hook(self._embedded, prepend=True)
+            stack.callback(embed.remove)
+        stack.callback(decoder.register_forward_hook(self._end).remove)
+
+    def refuse_idle(self) -> None:
+        """Refuse edits that changed nothing although forwards ran.
+
+        Raises:
+            InputError: if one named nothing that any sample had.
+        """
+        for number, edit in enumerate(self.edits):
+            empty = isinstance(edit, Edit | BlockAttention) and edit.at is not None
+            if self._numbers and number not in self._acted and not empty:
+                raise InputError(
+                    f"{edit} changed nothing: no sample that ran had what it names; look at the "
+                    "record's layouts for positions, segments and labels."
+                )
+
+    def _places(self) -> dict[tuple[str, int], list[int]]:
+        """The numbers of the edits of states at each site and layer; refuses what is not there."""
+        anatomy = self.subject.anatomy
+        places: dict[tuple[str, int], list[int]] = {}
+        for number, edit in enumerate(self.edits):
+            if not isinstance(edit, Edit):
+                continue
+            for layer in edit.layers_in(anatomy.n_layers):
+                if edit.site == "z":
+                    anatomy.attention_of("z", layer)
+                elif anatomy.tap(edit.site, layer).put is None:
+                    raise SiteError(
+                        f"{type(edit).__name__}: {edit.site!r} of a {anatomy.family} block can be "
+                        "read but not changed here."
+                    )
+                places.setdefault((edit.site, layer), []).append(number)
+        return places
+
+    def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._step = None
+        step = self._tracker.begin(module, args, kwargs)
+        for stream in step.streams:
+            self._numbers.setdefault(stream, len(self._numbers))
+        self._step = step
+        embeds = step.given.get("inputs_embeds")
+        if embeds is None or not self._of_embeddings():
+            return None
+        return (), {**step.given, "inputs_embeds": self._embed(embeds, step)}
+
+    def _end(self, module: nn.Module, args: Any, output: Any) -> None:
+        step, self._step = self._step, None
+        if step is not None:
+            self._tracker.end(step, output)
+
+    def _forget(self) -> None:
+        self._step = None
+        self._held.clear()
+
+    def _hook(self, site: str, layer: int, edits: list[int]) -> Any:
+        tap = self.subject.anatomy.tap(site, layer)
+
+        def change(value: Any) -> Any:
+            if self._step is None:
+                return None
+            tensor = tap.read(value, samples=len(self._step.streams))
+            changed = self._changed(tensor, layer, edits)
+            return None if changed is tensor else tap.write(value, changed)
+
+        if tap.where == "input":
+            return tap.module.register_forward_pre_hook(
+                lambda _, args, kwargs: change((args, kwargs)), with_kwargs=True, prepend=True
+            )
+        return tap.module.register_forward_hook(lambda _, __, output: change(output), prepend=True)
+
+    def _changed(self, tensor: Tensor, layer: int, edits: Sequence[int]) -> Tensor:
+        """``[sample, token, ..., feature]`` with the edits made; itself if they name nothing."""
+        step = self._step
+        if step is None:
+            return tensor
+        for number in edits:
+            for part, stream in zip(step.parts, step.streams, strict=True):
+                tensor = self._one(number, layer, tensor, part, stream)
+        return tensor
+
+    def _one(self, number: int, layer: int, tensor: Tensor, part: Part, stream: Stream) -> Tensor:
+        edit: Any = self.edits[number]
+        held = self._held.setdefault((number, layer, stream), {})
+        states = at(part.rows, tensor[part.sample], 0)
+        for token in edit.remembers(stream.layout):
+            if part.start <= token < part.start + part.count:
+                held[token] = states[token - part.start].detach().clone()
+        cells = _here(edit.cells(stream.layout, self._numbers[stream], layer), part)
+        if not len(cells):
+            return tensor
+        self._acted.add(number)
+        view = View(stream.layout, part.start, states, cells, held)
+        rows = torch.as_tensor([row_of(part, int(token)) for token in cells.tokens])
+        index: tuple[Any, ...] = (part.sample, rows.to(tensor.device))
+        if edit.heads is not None:
+            heads = self._heads(edit)
+            index = (part.sample, rows[:, None], torch.as_tensor(heads)[None])
+        elif cells.features is not None:
+            self._refuse_features(edit, cells, tensor.shape[-1])
+            index = (*index, torch.as_tensor(cells.features, device=tensor.device))
+        changed = tensor.clone()
+        changed[index] = edit.new(tensor[index], view).to(tensor.dtype)
+        return changed
+
+    def _heads(self, edit: Edit) -> list[int]:
+        heads = [edit.heads] if isinstance(edit.heads, int) else list(edit.heads or ())
+        count = self.subject.anatomy.n_heads
+        outside = [head for head in heads if not 0 <= head < count]
+        if outside:
+            raise InputError(
+                f"{type(edit).__name__}: there is no head {outside[0]}; there are {count}, from 0."
+            )
+        return heads
+
+    def _refuse_features(self, edit: Edit, cells: Cells, width: int) -> None:
+        if cells.features is not None and cells.features.max() >= width:
+            raise InputError(
+                f"{type(edit).__name__}: there is no feature {cells.features.max()} at "
+                f"{edit.site!r}, which has {width}."
+            )
+
+    def _edit_attention(self, places: dict[tuple[str, int], list[int]], stack: ExitStack) -> None:
+        anatomy = self.subject.anatomy
+        hiding: dict[int, list[int]] = {}
+        for number, edit in enumerate(self.edits):
+            if isinstance(edit, BlockAttention):
+                edit.chosen_heads(anatomy.n_heads)
+                for layer in edit.layers_in(anatomy.n_layers):
+                    hiding.setdefault(layer, []).append(number)
+        layers = {*hiding, *(layer for site, layer in places if site == "z")}
+        editors = {
+            anatomy.attention_of("z", layer): _AttentionEditor(
+                self, layer, hiding.get(layer, []), places.get(("z", layer), [])
+            )
+            for layer in sorted(layers)
+        }
+        if editors:
+            stack.enter_context(editing(anatomy.attn_implementation, editors))
+
+    def _of_embeddings(self) -> list[int]:
+        return [i for i, edit in enumerate(self.edits) if isinstance(edit, EmbeddingEdit)]
+
+    def _embedding(self) -> nn.Module:
+        find = getattr(self.subject.anatomy.decoder, "get_input_embeddings", None)
+        found = find() if find else None
+        if not isinstance(found, nn.Module):
+            raise SiteError(f"{self.subject.name} has no embeddings of tokens to change.")
+        return found
+
+    def _embedded(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
+        """After the embedding of ids, inside a forward of the decoder."""
+        return None if self._step is None else self._embed(output, self._step)
+
+    def _embed(self, embeds: Tensor, step: Step) -> Tensor:
+        for number in self._of_embeddings():
+            edit: Any = self.edits[number]
+            for part, stream in zip(step.parts, step.streams, strict=True):
+                touched = edit.touched(stream.layout)
+                if not touched or max(touched) < part.start:
+                    continue
+                if part.start:
+                    raise InputError(f"{edit} names tokens that are generated one by one.")
+                self._acted.add(number)
+                embeds = embeds.clone()
+                own = at(part.rows, embeds[part.sample], 0)
+                new = edit.new(own, stream.layout, self._embedding())
+                embeds[part.sample, part.rows] = new
+        return embeds
+
+
+@dataclass(frozen=True, eq=False)
+class _AttentionEditor:
+    """The edits of one layer's attention: which keys are hidden, which heads are changed."""
+
+    session: Session
+    layer: int
+    hiding: list[int]
+    changing: list[int]
+
+    def mask(self, mask: Tensor | None, query: Tensor, key: Tensor, *, causal: bool) -> Any:
+        session, step = self.session, self.session._step
+        if step is None or not self.hiding:
+            return mask
+        hidden: dict[int, list[tuple[list[int], list[int], list[int] | None]]] = {}
+        own: dict[int, np.ndarray] = {}
+        offset = step.offsets[self.layer]
+        for part, stream in zip(step.parts, step.streams, strict=True):
+            own[part.sample] = np.arange(step.positions) + stream.padded - step.positions - offset
+            for number in self.hiding:
+                edit: Any = session.edits[number]
+                place = {"layer": self.layer, "number": session._numbers[stream]}
+                rows, columns = hidden_keys(edit, part, stream, offset=offset, **place)
+                if rows and columns:
+                    session._acted.add(number)
+                    heads = edit.chosen_heads(query.shape[1])
+                    hidden.setdefault(part.sample, []).append((rows, columns, heads))
+        if not hidden:
+            return mask
+        additive = session.subject.anatomy.attn_implementation == "eager"
+        return blocked_mask(
+            mask, query, key, hidden=hidden, own=own, causal=causal, additive=additive
+        )
+
+    def output(self, output: Tensor) -> Tensor:
+        return self.session._changed(output, self.layer, self.changing)
+
+
+def _here(cells: Cells, part: Part) -> Cells:
+    """The cells whose tokens this forward brings."""
+    here = (cells.tokens >= part.start) & (cells.tokens < part.start + part.count)
+    return cells if here.all() else cells.take(np.flatnonzero(here))

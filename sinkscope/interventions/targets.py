@@ -1,0 +1,176 @@
+"""Which tokens and features an edit changes, in the words of a layout or the rows of a table.
+
+Example:
+    >>> from sinkscope.layout import TokenLayout
+    >>> layout = TokenLayout.of(["bos", "audio", "audio", "delimiter"], ["<s>", "a0", "a1", "</a>"])
+    >>> tokens_of(["bos", "</a>", 2], layout).tolist()
+    [0, 2, 3]
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Int
+
+from sinkscope.errors import InputError
+from sinkscope.glossary import SEGMENTS
+from sinkscope.layout import TokenLayout
+
+__all__ = ["Cells", "Target", "TokenChoice", "rows_of_sample", "tokens_of"]
+
+TokenChoice = int | str | Sequence[int | str] | None
+"""Tokens by position, by segment or by label; None for all."""
+
+Self = TypeVar("Self", bound="Target")
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """What an edit changes in one sample and layer.
+
+    Attributes:
+        tokens: positions in the sample.
+        features: one for each token, or None where the whole state is changed.
+        rows: the row of the table that each comes from, where there is a table.
+    """
+
+    tokens: Int[np.ndarray, " cell"]
+    features: Int[np.ndarray, " cell"] | None = None
+    rows: Int[np.ndarray, " cell"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def take(self, chosen: np.ndarray) -> "Cells":
+        """Some of the cells."""
+        return Cells(
+            self.tokens[chosen],
+            None if self.features is None else self.features[chosen],
+            None if self.rows is None else self.rows[chosen],
+        )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Target:
+    """Where an edit acts.
+
+    Attributes:
+        at: a table of tokens, of ``find_massive_activations``, ``find_sinks`` or ``trace_origin``:
+            its rows say sample, layer, token and, if they do, feature. The samples are those that
+            the model is given inside the block, in their order, again and again; a table of one
+            sample is for each of them.
+        tokens: instead, tokens by position, segment or label; None for all.
+        layers: 0-based layers; with ``at``, in place of the table's.
+        features: features or neurons; None for the table's, else for whole states.
+    """
+
+    at: pd.DataFrame | None = None
+    tokens: TokenChoice = None
+    layers: int | Sequence[int] | None = None
+    features: int | Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.at is None:
+            return
+        name = type(self).__name__
+        if self.tokens is not None:
+            raise InputError(f"{name}: give at= or tokens=, not both.")
+        missing = [column for column in ("sample", "token") if column not in self.at]
+        if self.layers is None and "layer" not in self.at:
+            missing.append("layer")
+        if missing:
+            raise InputError(
+                f"{name}: the table at= has no column {missing[0]!r}; give what find_sinks, "
+                "find_massive_activations or trace_origin returned."
+            )
+
+    def layers_in(self, n_layers: int) -> list[int]:
+        """The layers in which it acts.
+
+        Raises:
+            InputError: the model has no such layer.
+        """
+        if self.layers is not None:
+            wanted = [self.layers] if isinstance(self.layers, int) else list(self.layers)
+        elif self.at is not None:
+            wanted = self.at["layer"].to_numpy(np.int64).tolist()
+        else:
+            wanted = list(range(n_layers))
+        for layer in wanted:
+            if not 0 <= layer < n_layers:
+                raise InputError(
+                    f"{type(self).__name__}: there is no layer {layer}; the model's layers are 0 "
+                    f"to {n_layers - 1}."
+                )
+        return sorted(set(wanted))
+
+    def cells(self, layout: TokenLayout, sample: int, layer: int) -> Cells:
+        """What it changes in a sample whose tokens so far are those of ``layout``."""
+        own = None if self.features is None else np.atleast_1d(np.asarray(self.features, np.int64))
+        if self.at is None:
+            return _crossed(tokens_of(self.tokens, layout), own)
+        rows = rows_of_sample(self.at, sample)
+        if self.layers is None:
+            rows = rows.loc[rows["layer"] == layer]
+        else:
+            key = ["token", "feature"] if "feature" in rows and own is None else ["token"]
+            rows = rows.drop_duplicates(key)
+        rows = rows.loc[rows["token"] < len(layout)]
+        _refuse_other_tokens(rows, layout, type(self).__name__)
+        tokens = rows["token"].to_numpy(np.int64)
+        if own is None and "feature" in rows:
+            return Cells(tokens, rows["feature"].to_numpy(np.int64), rows.index.to_numpy())
+        return _crossed(np.unique(tokens), own)
+
+    def for_sample(self: Self, sample: int) -> Self:
+        """The same edit for one sample alone, which becomes sample 0."""
+        if self.at is None:
+            return self
+        rows = rows_of_sample(self.at, sample).assign(sample=0)
+        rows.attrs = {**self.at.attrs, "samples": 1}
+        return replace(self, at=rows)
+
+
+def rows_of_sample(table: pd.DataFrame, sample: int) -> pd.DataFrame:
+    """The rows for the ``sample``-th sample that runs; tables of few samples begin again."""
+    numbers = table["sample"].to_numpy(np.int64)
+    held = int(table.attrs.get("samples") or numbers.max(initial=0) + 1)
+    return table.loc[numbers == sample % held]
+
+
+def tokens_of(choice: TokenChoice, layout: TokenLayout) -> Int[np.ndarray, " token"]:
+    """The positions that a choice names; none where the sample has no such token."""
+    if choice is None:
+        return np.arange(len(layout))
+    several = [choice] if isinstance(choice, int | str) else list(choice)
+    found: set[int] = set()
+    for one in several:
+        if isinstance(one, str):
+            words: Any = layout.segments if one in SEGMENTS else layout.labels
+            found |= {place for place, word in enumerate(words) if word == one}
+        elif 0 <= one < len(layout):
+            found.add(int(one))
+        elif one < 0:
+            raise InputError(f"There is no token {one}: positions count from 0.")
+    return np.array(sorted(found), np.int64)
+
+
+def _crossed(tokens: np.ndarray, features: np.ndarray | None) -> Cells:
+    if features is None:
+        return Cells(tokens)
+    return Cells(np.repeat(tokens, len(features)), np.tile(features, len(tokens)))
+
+
+def _refuse_other_tokens(rows: pd.DataFrame, layout: TokenLayout, name: str) -> None:
+    if "label" not in rows:
+        return
+    for token, label in zip(rows["token"].tolist(), rows["label"].tolist(), strict=True):
+        if layout.labels[token] != label:
+            raise InputError(
+                f"{name}: the table at= calls token {token} {label!r}, but here it is "
+                f"{layout.labels[token]!r}; give the clips or texts that the table was made of, in "
+                "its order."
+            )
