@@ -49,17 +49,20 @@ def rank_neurons(
         row.
     """
     reader = _Reader(trace)
-    rows, where = [], []
-    for (sample, place, feature), layer in zip(cells, layers, strict=True):
-        ranked = reader.ranking(int(sample), int(place), int(feature), int(layer), count)
+    parts: list[dict[str, np.ndarray]] = [dict.fromkeys(_NUMBERS, np.empty(0))]
+    where: list[tuple[int, int, int, int]] = []
+    for (sample, place, feature), layer in zip(cells.tolist(), layers, strict=True):
+        ranked = reader.ranking(sample, place, feature, int(layer), count)
+        if ranked is None:
+            continue
         token = int(trace["traced_token"].values[sample, place])
-        rows += ranked
-        where += [(int(sample), int(layer), token, reader.features[feature])] * len(ranked)
+        where += [(sample, int(layer), token, reader.features[feature])] * len(ranked["rank"])
+        parts.append(ranked)
     place = np.array(where, np.int64).reshape(-1, 4)
     columns: dict[str, object] = {"feature": place[:, 3]}
     for name in _NUMBERS:
         kind = np.int64 if name in _WHOLE else np.float64
-        columns[name] = np.array([row[name] for row in rows], kind)
+        columns[name] = np.concatenate([part[name] for part in parts]).astype(kind)
     every = range(max((int(layer) for layer in layers), default=0) + 1)
     attrs = {"table": "neurons", "unreadable": dict(trace.provenance.get("unreadable", {}))}
     return token_table(trace, (place[:, 0], place[:, 1], place[:, 2]), every, columns, attrs=attrs)
@@ -87,12 +90,12 @@ class _Reader:
 
     def ranking(
         self, sample: int, place: int, feature: int, layer: int, count: int
-    ) -> list[dict[str, float]]:
-        """The largest contributions; none where the layer could not be read."""
+    ) -> dict[str, np.ndarray] | None:
+        """The largest contributions, by column; None where the layer could not be read."""
         if self._weight is None or self._bias is None or "act" not in self._inside:
-            return []
+            return None
         if layer not in layers_of(self._weight) or layer not in layers_of(self._inside["act"]):
-            return []
+            return None
         weight = _at(self._weight, layer)[feature]
         act = self._row("act", sample, layer)
         added = float(_at(self._mlp_out, layer, sample)[place, feature])
@@ -102,7 +105,7 @@ class _Reader:
         contribution = scale * raw
         order = np.argsort(-contribution * (np.sign(added) or 1.0), kind="stable")[:count]
         share = contribution[order] / added if added else np.full(len(order), np.nan)
-        ranked = {
+        return {
             "rank": np.arange(len(order)),
             "neuron": order,
             "contribution": contribution[order],
@@ -111,7 +114,6 @@ class _Reader:
             "weight": weight[order],
             **self._side_by_side(sample, layer, place, order),
         }
-        return [{name: values[i] for name, values in ranked.items()} for i in range(len(order))]
 
     def _side_by_side(
         self, sample: int, layer: int, place: int, order: np.ndarray

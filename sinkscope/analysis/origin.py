@@ -53,7 +53,8 @@ def trace_origin(
     """For every traced token and feature: born where, by what, and removed where, by what.
 
     A value is born in the first block whose output holds it as massive, and removed by the block
-    after the last such output. Where nothing is massive by the ratio, the block of birth is the one
+    after the last such output; where the value stayed there and the layer's median has outgrown it,
+    ``removed_by`` is "median". Where nothing is massive by the ratio, the block of birth is the one
     that moves the value most towards its largest; ``criterion`` says which rule was used.
 
     Args:
@@ -111,7 +112,7 @@ def _births(
     first = ratio * trace["resid_pre_median"].values[:, 0].astype(np.float64)
     cells = np.argwhere(ledger.found)
     rows, born = [], []
-    for sample, place, feature in cells:
+    for sample, place, feature in cells.tolist():
         path = ledger.path(sample, place, feature)
         row = _life(path, limits[sample], float(max(first[sample], floor)))
         born.append(row.pop("layer"))
@@ -177,8 +178,14 @@ def _life(path: Mapping[str, np.ndarray], limits: np.ndarray, first: float) -> d
         "step_layer": largest,
         "last_layer": last,
         "removed_layer": removed,
-        "removed_by": None if removed is None else _author(path, removed)[0],
+        "removed_by": None if removed is None else _remover(path, removed),
     }
+
+
+def _remover(path: Mapping[str, np.ndarray], layer: int) -> str:
+    """Who took a value away; "median" if it is still there, more than half of it."""
+    stays = abs(path["resid_post"][layer]) > 0.5 * abs(path["resid_pre"][layer])
+    return "median" if stays else _author(path, layer)[0]
 
 
 def _author(path: Mapping[str, np.ndarray], layer: int) -> tuple[str, float]:

@@ -166,8 +166,8 @@ class Replace(Edit):
     def new(self, values: Tensor, view: View | None) -> Tensor:
         """The replacement, in the values' shape."""
         if self.value is None and view is not None and self.at is not None:
-            own = self.at.loc[view.cells.rows, "replacement"].to_numpy(float)
-            return torch.as_tensor(own).to(values)
+            own = self.at.loc[view.cells.rows, "replacement"].tolist()
+            return torch.tensor(own).to(values)
         value = torch.as_tensor(self.value, dtype=values.dtype, device=values.device)
         return value.expand_as(values)
 

@@ -26,7 +26,9 @@ __all__ = ["intervene"]
 
 
 @contextmanager
-def intervene(subject: Any, edits: Sequence[Any] | Any) -> Iterator[Subject]:
+def intervene(
+    subject: Any, edits: Sequence[Any] | Any, *, allow_idle: bool = False
+) -> Iterator[Subject]:
     """Change what a subject computes, in every forward of its decoder inside a ``with`` block.
 
     Edits of one site act in their order. Probes see the changed values, whether they are opened
@@ -37,6 +39,7 @@ def intervene(subject: Any, edits: Sequence[Any] | Any) -> Iterator[Subject]:
         subject: a `Subject`, or anything that ``load`` takes, such as a loaded model.
         edits: one or several of ``Zero Replace Scale Clamp Rotate BlockAttention DropBos
             SwapEmbeddings ReplaceEmbeddings``.
+        allow_idle: whether an edit may name what no sample has.
 
     Yields:
         The subject.
@@ -58,4 +61,5 @@ def intervene(subject: Any, edits: Sequence[Any] | Any) -> Iterator[Subject]:
     with ExitStack() as stack:
         session.attach(stack)
         yield subject
-    session.refuse_idle()
+    if not allow_idle:
+        session.refuse_idle()

@@ -149,14 +149,14 @@ class Session:
             return tensor
         self._acted.add(number)
         view = View(stream.layout, part.start, states, cells, held)
-        rows = torch.as_tensor([row_of(part, int(token)) for token in cells.tokens])
+        rows = torch.tensor([row_of(part, int(token)) for token in cells.tokens])
         index: tuple[Any, ...] = (part.sample, rows.to(tensor.device))
         if edit.heads is not None:
             heads = self._heads(edit)
-            index = (part.sample, rows[:, None], torch.as_tensor(heads)[None])
+            index = (part.sample, rows[:, None], torch.tensor(heads)[None])
         elif cells.features is not None:
             self._refuse_features(edit, cells, tensor.shape[-1])
-            index = (*index, torch.as_tensor(cells.features, device=tensor.device))
+            index = (*index, torch.tensor(cells.features, device=tensor.device))
         changed = tensor.clone()
         changed[index] = edit.new(tensor[index], view).to(tensor.dtype)
         return changed
