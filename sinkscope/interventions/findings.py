@@ -1,0 +1,113 @@
+"""find_origins: sinks, massive activations and where they come from, in two forwards a clip."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sinkscope.analysis.finding import find_sinks
+from sinkscope.analysis.massive import find_massive_activations
+from sinkscope.analysis.origin import Origin, trace_origin
+from sinkscope.errors import InputError
+from sinkscope.interventions.observe import SinkRules
+from sinkscope.probes.probe import record
+from sinkscope.probes.trace import trace
+from sinkscope.record import Record, merge
+from sinkscope.subjects.subject import Subject, load
+
+__all__ = ["Findings", "find_origins"]
+
+FEATURES = 3
+"""Features that are traced where no activation is massive."""
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """What was found in a subject on some data.
+
+    Attributes:
+        subject: the subject.
+        data: the clips or texts.
+        rules: when a token is a sink and an activation massive.
+        record: the default record.
+        sinks: what ``find_sinks`` found.
+        massive: what ``find_massive_activations`` found.
+        trace: the second forward at their tokens; None where nothing was found.
+        origin: what ``trace_origin`` found in it.
+        features: the traced features.
+    """
+
+    subject: Subject
+    data: list[Any]
+    rules: SinkRules
+    record: Record
+    sinks: pd.DataFrame
+    massive: pd.DataFrame
+    trace: Record | None
+    origin: Origin | None
+    features: tuple[int, ...]
+
+    @property
+    def tokens(self) -> list[set[int]]:
+        """The tokens of each sample that are sinks or hold massive activations."""
+        return [
+            {
+                int(token)
+                for table in (self.sinks, self.massive)
+                for token in table.loc[table["sample"] == sample, "token"]
+            }
+            for sample in range(len(self.record))
+        ]
+
+    def neurons_in(self, layer: int) -> int:
+        """How many neurons the MLP of a layer has; 0 where they could not be read."""
+        if self.trace is None or "down_weight" not in self.trace:
+            return 0
+        weight = self.trace["down_weight"]
+        return int(weight.sizes["neuron"]) if layer in weight["layer"].values else 0
+
+
+def find_origins(subject: Any, data: Any, *, rules: SinkRules | None = None) -> Findings:
+    """Find sinks and massive activations, then trace them in a second forward.
+
+    Where there are sinks but nothing massive, the largest features of the sinks are traced.
+
+    Args:
+        subject: a `Subject`, or anything that ``load`` takes.
+        data: a clip or several, a text or several.
+        rules: when a token is a sink and an activation massive.
+
+    Raises:
+        InputError: there is no data.
+    """
+    subject = load(subject)
+    several = list(data) if isinstance(data, list | tuple) else [data]
+    if not several:
+        raise InputError("There is no clip or text to look at; give at least one.")
+    rules = rules or SinkRules()
+    seen = merge([record(subject, one) for one in several])
+    limits = (rules.threshold, rules.min_heads, rules.min_queries)
+    sinks = find_sinks(
+        seen, threshold=limits[0], min_heads=limits[1], min_queries=limits[2], ratio=rules.ratio
+    )
+    massive = find_massive_activations(seen, ratio=rules.ratio)
+    features = tuple(sorted({int(f) for f in massive["feature"]})) or _largest(seen, sinks)
+    traced = origin = None
+    if features:
+        traced = trace(subject, several, at=[massive, sinks], features=features)
+        origin = trace_origin(traced, ratio=rules.ratio)
+    return Findings(subject, several, rules, seen, sinks, massive, traced, origin, features)
+
+
+def _largest(seen: Record, sinks: pd.DataFrame) -> tuple[int, ...]:
+    """The features that are most often the largest of the sinks' states."""
+    held = seen["top_feature"].transpose("sample", "layer", "token", "rank")
+    layers = [int(layer) for layer in held["layer"].values]
+    cells = zip(*(sinks[name].tolist() for name in ("sample", "layer", "token")), strict=True)
+    found = [held.values[s, layers.index(layer), t, :FEATURES] for s, layer, t in cells]
+    if not found:
+        return ()
+    features, counts = np.unique(np.concatenate(found), return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:FEATURES]
+    return tuple(sorted(int(feature) for feature in features[order]))
