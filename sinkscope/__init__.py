@@ -64,6 +64,11 @@ _HOME = {
     "ReplaceEmbeddings": "interventions.embeddings",
     "frames_of_token": "analysis.alignment",
     "in_encoder": "analysis.alignment",
+    "validate_features": "analysis.validation",
+    "feature_stability": "analysis.stability",
+    "compare_features": "analysis.inheritance",
+    "published_features": "analysis.published",
+    "match_published": "analysis.published",
 }
 
 __all__ = ["__version__", "plots", *_HOME]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -7,11 +7,13 @@ its thresholds in ``attrs``; ``describe`` puts it in words, also when it found n
 from sinkscope.analysis.alignment import frames_of_token, in_encoder
 from sinkscope.analysis.detectors import detector_agreement
 from sinkscope.analysis.flow import segment_attention
+from sinkscope.analysis.inheritance import compare_features
 from sinkscope.analysis.massive import (
     find_massive_activations,
     massive_features,
     massive_layers,
 )
+from sinkscope.analysis.published import match_published, published_features
 from sinkscope.analysis.similarity import bos_similarity, twins
 from sinkscope.analysis.sinks import (
     find_sinks,
@@ -20,13 +22,17 @@ from sinkscope.analysis.sinks import (
     sink_rate,
     sink_summary,
 )
+from sinkscope.analysis.stability import feature_stability
 from sinkscope.analysis.tokens import low_meaning
+from sinkscope.analysis.validation import validate_features
 from sinkscope.analysis.words import describe
 
 __all__ = [
     "bos_similarity",
+    "compare_features",
     "describe",
     "detector_agreement",
+    "feature_stability",
     "find_massive_activations",
     "find_sinks",
     "frames_of_token",
@@ -35,9 +41,12 @@ __all__ = [
     "low_meaning",
     "massive_features",
     "massive_layers",
+    "match_published",
+    "published_features",
     "segment_attention",
     "sink_heads",
     "sink_rate",
     "sink_summary",
     "twins",
+    "validate_features",
 ]

@@ -1,7 +1,8 @@
 """How far a number would move with other clips: percentile bootstrap over clips. numpy only.
 
 Clips are drawn with replacement, as often as there are clips. The draws are kept as weights (how
-often each clip was drawn), so a statistic of sums over clips is one product of matrices.
+often each clip was drawn), so a statistic of sums over clips is one product of matrices. Where all
+clips agree, the interval has no width: that says that none of them differs, not that no clip would.
 """
 
 from collections.abc import Callable

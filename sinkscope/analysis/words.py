@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from sinkscope.analysis.words_features import FEATURE_WRITERS
 from sinkscope.errors import InputError
 
 __all__ = ["describe"]
@@ -169,4 +170,5 @@ _WRITERS: dict[str, Callable[[pd.DataFrame], str]] = {
     "massive_features": _features,
     "twins": _twins,
     "low_meaning": _low_meaning,
+    **FEATURE_WRITERS,
 }
