@@ -1,7 +1,7 @@
 """Public checkpoints on disk, and whether BOS alone shows in them what was published.
 
-They are looked for in the folders of ``SINKSCOPE_CHECKPOINTS`` (each holds folders that are named as
-their model) and in the Hugging Face cache; nothing is downloaded.
+They are looked for in the folders of ``SINKSCOPE_CHECKPOINTS``, each with subfolders that are named
+as their model, and in the Hugging Face cache; nothing is downloaded.
 """
 
 import os

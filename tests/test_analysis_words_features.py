@@ -73,3 +73,10 @@ def test_published() -> None:
     assert describe(ss.published_features("Mixtral")) == (
         "Published features or neurons of 1 model: 2 secondary."
     )
+
+
+def test_validation_in_the_singular() -> None:
+    one = ss.validate_features(fake_av_record(), ratio=50)
+    one.loc[one.index[-1], ["flagged", "tp"]] = 1
+    assert "1 token has all of" in describe(one)
+    assert "; 1 of these is an attention sink (precision" in describe(one)

@@ -23,11 +23,12 @@ def _validation(table: pd.DataFrame) -> str:
             f"No feature to validate: none is massive in a state that enters a layer ({rule}); "
             f"attention alone finds {_count(int(total['sinks']), 'sink')} ({judged})."
         )
+    verdict = "is an attention sink" if total["tp"] == 1 else "are attention sinks"
     cut = f" {total['truncated']} more could not be told." if total["truncated"] else ""
     return (
         f"{_count(int(total['flagged']), 'token')} {'has' if total['flagged'] == 1 else 'have'} "
         f"{needed} their layer's features {_features(total['features'])} massive as they enter it "
-        f"({rule}); {total['tp']} of these are attention sinks (precision "
+        f"({rule}); {total['tp']} of these {verdict} (precision "
         f"{_with_interval(total, 'precision')}), out of {_count(int(total['sinks']), 'sink')} "
         f"(recall {_with_interval(total, 'recall')}; {judged}).{cut}"
     )
