@@ -131,6 +131,14 @@ def test_where_the_reference_has_none_the_most_shared_are_taken() -> None:
     assert np.isnan(nothing["precision"])
 
 
+def test_the_features_are_those_of_half_of_the_references() -> None:
+    with_decoy, plain = clip(decoy=True), clip()
+    features = row(validate_features(merge([with_decoy, plain]), ratio=100), 1)["features"]
+    assert features == (FEATURE, DECOY)
+    features = row(validate_features(merge([with_decoy, plain, plain]), ratio=100), 1)["features"]
+    assert features == (FEATURE,)
+
+
 def test_it_counts_what_find_sinks_and_find_massive_activations_find() -> None:
     records = [fake_av_record(n, seed=n) for n in (60, 72, 80)]
     record = merge(records)
