@@ -1,7 +1,7 @@
 """effects: what interventions changed, over clips, with bootstrap intervals.
 
 Every clip is its own control: a change is the clip's number with the intervention minus that
-without, and the interval is that of the mean change of as many clips, drawn with replacement. Depends on pandas only.
+without, and its interval is that of the mean change over clips. Depends on pandas only.
 """
 
 from collections.abc import Iterator
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from sinkscope.analysis.bootstrap import bootstrap_interval, bootstrap_weights
 from sinkscope.errors import InputError
 
 __all__ = ["BEFORE", "METRICS", "effects"]
@@ -74,7 +75,8 @@ def _of_condition(
         if not known.any():
             continue
         first, then = (part[:, known] for part in pair)
-        low, high = _interval(first, then, draws=draws, seed=seed)
+        weights = bootstrap_weights(int(known.sum()), draws=draws, seed=seed)
+        low, high = _interval(first, then, weights)
         old, new = _rate(first), _rate(then)
         yield {
             "condition": name,
@@ -104,12 +106,12 @@ def _rate(part: np.ndarray) -> float:
     return float(part[0].sum() / part[1].sum())
 
 
-def _interval(first: np.ndarray, then: np.ndarray, *, draws: int, seed: int) -> tuple[float, float]:
+def _interval(first: np.ndarray, then: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
     """95 % percentile interval of the change, clips drawn in pairs."""
-    count = first.shape[1]
-    if count < 2:
-        return float("nan"), float("nan")
-    drawn = np.random.default_rng(seed).integers(0, count, (draws, count))
-    change = [part[0][drawn].sum(1) / part[1][drawn].sum(1) for part in (first, then)]
-    low, high = np.quantile(change[1] - change[0], [0.025, 0.975])
+
+    def change(drawn: np.ndarray) -> np.ndarray:
+        rates = [(drawn @ part[0]) / (drawn @ part[1]) for part in (first, then)]
+        return (rates[1] - rates[0])[:, None]
+
+    _, (low,), (high,) = bootstrap_interval(change, weights)
     return float(low), float(high)

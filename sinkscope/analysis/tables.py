@@ -26,7 +26,7 @@ __all__ = [
     "token_table",
 ]
 
-_CARRIED = ("subject", "prepend_bos", "massive_ratio", "model_hash")
+_CARRIED = ("subject", "prepend_bos", "massive_ratio", "model_hash", "d_model", "n_layers")
 
 
 def token_table(

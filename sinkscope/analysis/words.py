@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from sinkscope.analysis.words_cause import CAUSE_WRITERS
 from sinkscope.analysis.words_features import FEATURE_WRITERS
 from sinkscope.errors import InputError
 
@@ -171,4 +172,5 @@ _WRITERS: dict[str, Callable[[pd.DataFrame], str]] = {
     "twins": _twins,
     "low_meaning": _low_meaning,
     **FEATURE_WRITERS,
+    **CAUSE_WRITERS,
 }

@@ -11,6 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from sinkscope import __version__
+from sinkscope.cli.ablate import ablate
 from sinkscope.cli.convert import convert
 from sinkscope.cli.demo import demo
 from sinkscope.cli.evaluate import evaluate
@@ -33,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, scan, heatmap, transcribe, evaluate, models, convert):
+for command in (demo, scan, heatmap, transcribe, evaluate, ablate, models, convert):
     app.command()(command)
 
 

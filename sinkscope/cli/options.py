@@ -1,5 +1,7 @@
 """The options that several commands share, and how their words are read."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -22,6 +24,7 @@ __all__ = [
     "Threshold",
     "VideoRate",
     "parse_layers",
+    "progress",
 ]
 
 Checkpoint = Annotated[
@@ -67,6 +70,19 @@ Ratio = Annotated[
     typer.Option(min=1, help="|x| over the layer's median that is massive; default the model's."),
 ]
 Overwrite = Annotated[bool, typer.Option(help="Replace an older run of that name.")]
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[], None]]:
+    """A bar that counts what is done, on a terminal; its function is to be called after each."""
+    from tqdm import tqdm
+
+    with tqdm(desc=what, unit="run", leave=False, disable=None) as bar:
+
+        def advance() -> None:
+            bar.update()
+
+        yield advance
 
 
 def parse_layers(words: str | None) -> list[int] | None:

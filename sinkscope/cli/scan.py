@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sinkscope.cli import options
+from sinkscope.errors import InputError
 
 if TYPE_CHECKING:
     from sinkscope.record import Record
+    from sinkscope.reports.run import Thresholds
+    from sinkscope.reports.section import Section
 
 __all__ = ["record_inputs", "scan"]
 
@@ -32,22 +35,46 @@ def scan(
     video_rate: options.VideoRate = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Trace where they come from, and test it by intervention."),
+    ] = False,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Find the attention sinks and massive activations of CHECKPOINT on INPUT."""
     from sinkscope.cli.inputs import read_inputs, select
-    from sinkscope.cli.show import show_run
+    from sinkscope.cli.show import show_run, show_story
     from sinkscope.reports.run import Thresholds, refuse_existing, write_run
     from sinkscope.subjects.subject import load
 
     refuse_existing(output, overwrite=overwrite)
+    if explain and (bos is not None or layers is not None):
+        raise InputError(
+            "--explain looks at all layers, with BOS as the model has it; leave --layers, --bos "
+            "and --no-bos out."
+        )
     chosen = options.parse_layers(layers)
     data = read_inputs(inputs)
     subject = select(load(checkpoint, device=device, dtype=dtype), modality, audio_rate, video_rate)
     record = record_inputs(subject, data, layers=chosen, prepend_bos=bos)
     thresholds = Thresholds(threshold, min_heads, min_queries, ratio)
-    write_run(output, record, thresholds=thresholds, overwrite=overwrite)
+    sections = [explained(subject, data, record, thresholds)] if explain else []
+    write_run(output, record, thresholds=thresholds, sections=sections, overwrite=overwrite)
+    for section in sections:
+        show_story(section)
     show_run(record, thresholds, output)
+
+
+def explained(
+    subject: Any, data: Sequence[Any], record: "Record", thresholds: "Thresholds"
+) -> "Section":
+    """The part of a report that says where sinks come from and what they do."""
+    from sinkscope.cli.sections import explanation_section
+    from sinkscope.interventions.explain import explain
+
+    with options.progress("explaining") as advance:
+        story = explain(subject, data, rules=thresholds, seen=record, advance=advance)
+    return explanation_section(story)
 
 
 def record_inputs(

@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from sinkscope.interventions.measure import Effects
     from sinkscope.record import Record
     from sinkscope.reports.run import Thresholds
+    from sinkscope.reports.section import Section
 
-__all__ = ["show_run"]
+__all__ = ["show_effects", "show_run", "show_story"]
 
 ROWS = 12
 
@@ -34,6 +36,35 @@ def show_run(record: "Record", thresholds: "Thresholds", folder: Path) -> None:
             console.print(f"and {len(sinks) - ROWS} more in tables/sink_summary.csv", style="dim")
     console.print(f"report: {folder / 'report.html'}", style="bold", markup=False, soft_wrap=True)
 
+
+def show_story(section: "Section") -> None:
+    """Print the sentences of a further part of a report."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    console.print(section.title, style="bold", markup=False)
+    for sentence in section.sentences:
+        console.print(f"• {sentence}", markup=False)
+
+
+def show_effects(measured: "Effects | None", folder: Path) -> None:
+    """Print what every condition did, and where the report is."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    if measured is not None:
+        after = measured.summary.pivot(index="condition", columns="metric", values="after")
+        metrics = [name for name in METRICS if name in after]
+        table = Table("condition", *metrics, box=None, header_style="bold")
+        for condition in dict.fromkeys(measured.summary["condition"]):
+            numbers = [_word(float(after.loc[condition, name])) for name in metrics]
+            table.add_row(condition, *numbers)
+        console.print(table)
+    console.print(f"report: {folder / 'report.html'}", style="bold", markup=False, soft_wrap=True)
+
+
+METRICS = ("loss", "wer", "kl", "sinks", "largest_sink_rate", "largest_ratio")
 
 SHOWN = (
     "sample",

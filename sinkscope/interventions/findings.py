@@ -9,8 +9,8 @@ import pandas as pd
 from sinkscope.analysis.finding import find_sinks
 from sinkscope.analysis.massive import find_massive_activations
 from sinkscope.analysis.origin import Origin, trace_origin
+from sinkscope.analysis.thresholds import Thresholds
 from sinkscope.errors import InputError
-from sinkscope.interventions.observe import SinkRules
 from sinkscope.probes.probe import record
 from sinkscope.probes.trace import trace
 from sinkscope.record import Record, merge
@@ -40,7 +40,7 @@ class Findings:
 
     subject: Subject
     data: list[Any]
-    rules: SinkRules
+    rules: Thresholds
     record: Record
     sinks: pd.DataFrame
     massive: pd.DataFrame
@@ -60,6 +60,17 @@ class Findings:
             for sample in range(len(self.record))
         ]
 
+    @property
+    def births(self) -> pd.DataFrame:
+        """Births of massive activations; of the traced features of sinks where none is massive."""
+        if self.origin is None:
+            return pd.DataFrame()
+        births = self.origin.births
+        massive = births.loc[births["criterion"] == "massive"]
+        chosen = massive if len(massive) else births
+        chosen.attrs = {**births.attrs, "samples": len(self.record)}
+        return chosen
+
     def neurons_in(self, layer: int) -> int:
         """How many neurons the MLP of a layer has; 0 where they could not be read."""
         if self.trace is None or "down_weight" not in self.trace:
@@ -68,7 +79,9 @@ class Findings:
         return int(weight.sizes["neuron"]) if layer in weight["layer"].values else 0
 
 
-def find_origins(subject: Any, data: Any, *, rules: SinkRules | None = None) -> Findings:
+def find_origins(
+    subject: Any, data: Any, *, rules: Thresholds | None = None, seen: Record | None = None
+) -> Findings:
     """Find sinks and massive activations, then trace them in a second forward.
 
     Where there are sinks but nothing massive, the largest features of the sinks are traced.
@@ -77,21 +90,21 @@ def find_origins(subject: Any, data: Any, *, rules: SinkRules | None = None) -> 
         subject: a `Subject`, or anything that ``load`` takes.
         data: a clip or several, a text or several.
         rules: when a token is a sink and an activation massive.
+        seen: the default record of this data, where there is one already.
 
     Raises:
-        InputError: there is no data.
+        InputError: there is no data, or the record is of other data.
     """
     subject = load(subject)
     several = list(data) if isinstance(data, list | tuple) else [data]
     if not several:
         raise InputError("There is no clip or text to look at; give at least one.")
-    rules = rules or SinkRules()
-    seen = merge([record(subject, one) for one in several])
-    limits = (rules.threshold, rules.min_heads, rules.min_queries)
-    sinks = find_sinks(
-        seen, threshold=limits[0], min_heads=limits[1], min_queries=limits[2], ratio=rules.ratio
-    )
-    massive = find_massive_activations(seen, ratio=rules.ratio)
+    rules = rules or Thresholds()
+    seen = seen or merge([record(subject, one) for one in several])
+    if len(seen) != len(several):
+        raise InputError(f"The record has {len(seen)} samples, the data {len(several)}.")
+    sinks = find_sinks(seen, **rules.of_sinks)
+    massive = find_massive_activations(seen, **rules.of_massive)
     features = tuple(sorted({int(f) for f in massive["feature"]})) or _largest(seen, sinks)
     traced = origin = None
     if features:

@@ -7,22 +7,23 @@ Example:
     >>> ss.measure(subject, clips, edits).summary   # doctest: +SKIP
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from sinkscope.analysis.effects import BEFORE, effects
+from sinkscope.analysis.thresholds import Thresholds
 from sinkscope.errors import InputError
 from sinkscope.interventions.blocking import BlockAttention
 from sinkscope.interventions.edits import Edit
 from sinkscope.interventions.intervene import intervene
-from sinkscope.interventions.observe import SinkRules, observe
+from sinkscope.interventions.observe import Observation, observe
 from sinkscope.interventions.session import AnyEdit
 from sinkscope.subjects.subject import Subject, load
 
-__all__ = ["Effects", "measure"]
+__all__ = ["Effects", "Run", "measure", "run_conditions", "summarise"]
 
 Edits = AnyEdit | Sequence[AnyEdit]
 
@@ -46,7 +47,7 @@ def measure(
     data: Any,
     interventions: Mapping[str, Any] | Sequence[Any] | Any,
     *,
-    rules: SinkRules | None = None,
+    rules: Thresholds | None = None,
     transcribe: bool = True,
     max_new_tokens: int = 64,
     draws: int = 2000,
@@ -80,20 +81,64 @@ def measure(
     named = interventions if isinstance(interventions, Mapping) else {"edited": interventions}
     if BEFORE in named:
         raise InputError(f"measure: {BEFORE!r} is the subject as it is; name the edits otherwise.")
-    rules = rules or SinkRules()
+    rules = rules or Thresholds()
+    runs = run_conditions(
+        subject, several, named, transcribe=transcribe, max_new_tokens=max_new_tokens
+    )
+    done = []
+    for run in runs:
+        done.append(run)
+        if advance is not None:
+            advance()
+    return summarise(done, subject, rules, draws=draws, seed=seed)
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One sample under one condition.
+
+    Attributes:
+        condition: its name.
+        sample: number of the clip or text.
+        before: what the subject does as it is.
+        after: what it does under the condition.
+    """
+
+    condition: str
+    sample: int
+    before: Observation
+    after: Observation
+
+
+def run_conditions(
+    subject: Subject,
+    data: Sequence[Any],
+    named: Mapping[str, Any],
+    *,
+    transcribe: bool = True,
+    max_new_tokens: int = 64,
+) -> Iterator[Run]:
+    """Every sample as it is and under every condition, sample by sample."""
     how = {"transcribe": transcribe, "max_new_tokens": max_new_tokens}
-    rows = []
-    for sample, one in enumerate(several):
+    for sample, one in enumerate(data):
         before = observe(subject, one, **how)
-        clip = before.record.clips[0]
-        about = {"sample": sample, "clip": clip.name if clip else f"text {sample}"}
-        rows.append({"condition": BEFORE, **about, **before.numbers(rules, before)})
+        yield Run(BEFORE, sample, before, before)
         for name, edits in named.items():
             with intervene(subject, _of_sample(edits, sample), allow_idle=True):
                 after = observe(subject, one, **how)
-            rows.append({"condition": name, **about, **after.numbers(rules, before)})
-            if advance is not None:
-                advance()
+            yield Run(name, sample, before, after)
+
+
+def summarise(
+    runs: Sequence[Run], subject: Subject, rules: Thresholds, *, draws: int = 2000, seed: int = 0
+) -> Effects:
+    """The effects that runs show."""
+    rows = []
+    for run in runs:
+        clip = run.before.record.clips[0]
+        about = {"sample": run.sample, "clip": clip.name if clip else f"text {run.sample}"}
+        numbers = run.after.numbers(rules, run.before)
+        rows.append({"condition": run.condition, **about, **numbers})
     table = pd.DataFrame(rows)
     table.attrs = {"table": "measured", **_about(subject, rules)}
     return Effects(effects(table, draws=draws, seed=seed), table)
@@ -108,7 +153,7 @@ def _of_sample(edits: Edits, sample: int) -> list[AnyEdit]:
     ]
 
 
-def _about(subject: Subject, rules: SinkRules) -> dict[str, Any]:
+def _about(subject: Subject, rules: Thresholds) -> dict[str, Any]:
     return {
         "subject": subject.name,
         "threshold": rules.threshold,

@@ -16,6 +16,7 @@ from sinkscope.analysis.attention import key_attention
 from sinkscope.analysis.finding import find_sinks
 from sinkscope.analysis.massive import find_massive_activations
 from sinkscope.analysis.tables import references
+from sinkscope.analysis.thresholds import Thresholds
 from sinkscope.avsr.clip import Clip
 from sinkscope.avsr.scoring import utterance_errors
 from sinkscope.probes.probe import record
@@ -25,23 +26,13 @@ from sinkscope.record import Record
 from sinkscope.subjects.avsr import AvsrSubject
 from sinkscope.subjects.subject import ModelInputs, Subject
 
-__all__ = ["Observation", "SinkRules", "observe", "sink_numbers"]
+__all__ = ["Observation", "observe", "sink_numbers"]
 
 REDUCERS: tuple[Reducer, ...] = (
     SegmentAttention(),
     TopActivations("resid_post", k=8),
     Median("resid_post"),
 )
-
-
-@dataclass(frozen=True)
-class SinkRules:
-    """When a token is a sink and an activation massive, as for ``find_sinks``."""
-
-    threshold: float = 0.3
-    min_heads: float = 0.5
-    min_queries: int = 8
-    ratio: float | int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +53,7 @@ class Observation:
     transcript: str | None = None
     said: str = ""
 
-    def numbers(self, rules: SinkRules, before: "Observation") -> dict[str, Any]:
+    def numbers(self, rules: Thresholds, before: "Observation") -> dict[str, Any]:
         """The metrics of ``effects``, compared with the observation before."""
         found: dict[str, Any] = {
             "loss": float("nan"),
@@ -97,19 +88,14 @@ def observe(
     return Observation(seen, logits, targets, written, said)
 
 
-def sink_numbers(seen: Record, rules: SinkRules) -> dict[str, float]:
+def sink_numbers(seen: Record, rules: Thresholds) -> dict[str, float]:
     """How strong the sinks and massive activations of one sample are, in five numbers.
 
     ``sink_rate`` is Gu et al.'s (arXiv 2410.10781) of the reference token: the share of the heads
     of all layers whose key attention to it passes the threshold.
     """
-    limits = {
-        "threshold": rules.threshold,
-        "min_heads": rules.min_heads,
-        "min_queries": rules.min_queries,
-    }
-    sinks = find_sinks(seen, ratio=rules.ratio, **limits)
-    massive = find_massive_activations(seen, ratio=rules.ratio)
+    sinks = find_sinks(seen, **rules.of_sinks)
+    massive = find_massive_activations(seen, **rules.of_massive)
     alpha = key_attention(seen).isel(key=int(references(seen)[0]))
     tokens = sinks.drop_duplicates("token")
     pairs = massive.drop_duplicates(["token", "feature"])

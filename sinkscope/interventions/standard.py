@@ -18,7 +18,7 @@ from sinkscope.interventions.rotation import Rotate
 from sinkscope.probes.pick import Pick
 from sinkscope.probes.probe import record
 
-__all__ = ["CONDITIONS", "standard_interventions"]
+__all__ = ["CONDITIONS", "CONTROLS", "leading_neurons", "standard_interventions"]
 
 MOST_NEURONS = 8
 """Neurons that are silenced at most in a layer."""
@@ -31,13 +31,22 @@ CONDITIONS: dict[str, str] = {
     "zero at random tokens": "the same features of as many ordinary tokens set to 0, there",
     "silence neurons": "the neurons that write them set to 0, at every token",
     "silence random neurons": "as many other neurons of the same layers set to 0, at every token",
-    "turn sinks away": "sinks and massive tokens but BOS turned to the mean direction of the "
-    "ordinary tokens, entering the block of birth",
+    "turn sinks away": "sinks and massive tokens but the reference turned to the mean direction of "
+    "the ordinary tokens, entering the block of birth",
     "turn ordinary away": "as many ordinary tokens turned to that direction, there",
-    "turn BOS away": "BOS turned to that direction, there",
-    "turn ordinary to BOS": "one ordinary token turned to the direction of BOS, there",
+    "turn BOS away": "the reference token (BOS, else the first) turned to that direction, there",
+    "turn ordinary to BOS": "one ordinary token turned to the reference token's direction, there",
 }
 """What each condition does."""
+
+CONTROLS = (
+    "zero random features",
+    "zero median features",
+    "zero at random tokens",
+    "silence random neurons",
+    "turn ordinary away",
+)
+"""The conditions in which nothing of the story should happen."""
 
 
 def standard_interventions(found: Findings, *, seed: int = 0) -> dict[str, list[Edit]]:
@@ -106,7 +115,7 @@ def leading_neurons(found: Findings) -> dict[int, list[int]]:
     """For each block of birth, the neurons that explain half of what its MLP wrote, by layer."""
     if found.origin is None:
         return {}
-    births = found.origin.births
+    births = found.births
     by_mlp = births.loc[births["part"] == "mlp", ["sample", "layer", "token", "feature", "n_half"]]
     joined = found.origin.neurons.merge(by_mlp, on=["sample", "layer", "token", "feature"])
     needed = joined.loc[joined["rank"] < joined["n_half"].fillna(0)]
@@ -143,13 +152,10 @@ class _Draw:
     found: Findings
     rng: np.random.Generator
 
-    def __post_init__(self) -> None:
-        if self.found.origin is None:
-            raise ValueError("nothing was traced")
-        births = self.found.origin.births
-        massive = births.loc[births["criterion"] == "massive"]
-        self.births = massive if len(massive) else births
-        self.births.attrs = {**births.attrs, "samples": len(self.found.record)}
+    @property
+    def births(self) -> pd.DataFrame:
+        """What the conditions are about."""
+        return self.found.births
 
     def rows(self, tokens: Any) -> pd.DataFrame:
         """A table of the tokens that a function of sample and layout names, at the birth layer."""

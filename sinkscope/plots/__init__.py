@@ -10,20 +10,26 @@ Example:
 """
 
 from sinkscope.plots.attention_map import attention_map as attention_map
+from sinkscope.plots.birth import birth as birth
 from sinkscope.plots.bos_cosine import bos_cosine as bos_cosine
+from sinkscope.plots.effects import effects as effects
 from sinkscope.plots.layer_magnitudes import layer_magnitudes as layer_magnitudes
 from sinkscope.plots.magnitudes import magnitudes as magnitudes
 from sinkscope.plots.magnitudes_3d import magnitudes_3d as magnitudes_3d
+from sinkscope.plots.neurons import neurons as neurons
 from sinkscope.plots.segment_flow import segment_flow as segment_flow
 from sinkscope.plots.sink_rate import sink_rate as sink_rate
 from sinkscope.plots.sinks_over_time import sinks_over_time as sinks_over_time
 
 __all__ = [
     "attention_map",
+    "birth",
     "bos_cosine",
+    "effects",
     "layer_magnitudes",
     "magnitudes",
     "magnitudes_3d",
+    "neurons",
     "segment_flow",
     "sink_rate",
     "sinks_over_time",

@@ -5,7 +5,7 @@ Example:
     >>> write_run("runs/base", record, thresholds=Thresholds())   # doctest: +SKIP
 """
 
+from sinkscope.analysis.thresholds import Thresholds
 from sinkscope.reports.run import refuse_existing, write_run
-from sinkscope.reports.thresholds import Thresholds
 
 __all__ = ["Thresholds", "refuse_existing", "write_run"]

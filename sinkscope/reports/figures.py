@@ -11,12 +11,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from sinkscope import plots
+from sinkscope.analysis.thresholds import Thresholds
 from sinkscope.plots.found import strongest_layer
 from sinkscope.plots.maps import has_map
 from sinkscope.record import Record
-from sinkscope.reports.thresholds import Thresholds
 
-__all__ = ["RunFigure", "run_figures"]
+__all__ = ["RunFigure", "drawn", "run_figures"]
 
 DOTS_PER_INCH = 144
 PAGE = 106
@@ -114,7 +114,12 @@ def run_figures(
         del draw["attention_map"]
     if not np.isfinite(record.layouts[sample].seconds).any():
         del draw["sinks_over_time"]
-    return [RunFigure(name, *CAPTIONS[name], _png(draw[name])) for name in CAPTIONS if name in draw]
+    return [drawn(name, *CAPTIONS[name], draw[name]) for name in CAPTIONS if name in draw]
+
+
+def drawn(name: str, title: str, caption: str, draw: Callable[[], Axes]) -> RunFigure:
+    """A figure of a run, drawn now."""
+    return RunFigure(name, title, caption, _png(draw))
 
 
 def _sample(sinks: pd.DataFrame) -> int:

@@ -8,11 +8,12 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from sinkscope.analysis.tables import as_ranges
+from sinkscope.analysis.thresholds import Thresholds
 from sinkscope.record import Record
 from sinkscope.reports.cells import columns_of, rows_of
 from sinkscope.reports.figures import RunFigure
+from sinkscope.reports.section import Section
 from sinkscope.reports.tables import MEANING
-from sinkscope.reports.thresholds import Thresholds
 from sinkscope.reports.words import answers, sentences
 
 __all__ = ["MOST_ROWS", "render"]
@@ -31,6 +32,7 @@ def render(
     *,
     thresholds: Thresholds,
     run: Mapping[str, Any],
+    sections: Sequence[Section] = (),
 ) -> str:
     """The page of a run. Every text of a model or file is escaped.
 
@@ -40,6 +42,7 @@ def render(
         figures: as ``run_figures`` gives them.
         thresholds: those of the tables.
         run: what ``run.json`` says.
+        sections: further parts.
     """
     environment = Environment(
         loader=PackageLoader("sinkscope.reports", "."),
@@ -54,8 +57,9 @@ def render(
         sentences=sentences(tables),
         facts=_facts(record, tables, thresholds, run),
         samples=[_sample(record, index) for index in range(len(record))],
-        figures=[(one, base64.b64encode(one.png).decode(), one.width) for one in figures],
-        tables=[_shown(name, table) for name, table in tables.items()],
+        figures=_pictures(figures),
+        tables=[_shown(name, table, MEANING) for name, table in tables.items()],
+        sections=[_section(section) for section in sections],
         most_rows=MOST_ROWS,
         thresholds=thresholds,
         ratio=tables["massive_activations"].attrs["ratio_threshold"],
@@ -141,10 +145,23 @@ def _sample(record: Record, index: int) -> dict[str, Any]:
     }
 
 
-def _shown(name: str, table: pd.DataFrame) -> dict[str, Any]:
+def _pictures(figures: Sequence[RunFigure]) -> list[tuple[RunFigure, str, int]]:
+    return [(one, base64.b64encode(one.png).decode(), one.width) for one in figures]
+
+
+def _section(section: Section) -> dict[str, Any]:
+    return {
+        "title": section.title,
+        "sentences": list(section.sentences),
+        "figures": _pictures(section.figures),
+        "tables": [_shown(name, table, section.meaning) for name, table in section.tables.items()],
+    }
+
+
+def _shown(name: str, table: pd.DataFrame, meaning: Mapping[str, str]) -> dict[str, Any]:
     return {
         "name": name,
-        "meaning": MEANING.get(name, ""),
+        "meaning": meaning.get(name, ""),
         "open": name in OPEN,
         "count": len(table),
         "columns": columns_of(table),

@@ -7,23 +7,25 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from sinkscope import __version__
+from sinkscope.analysis.thresholds import Thresholds
 from sinkscope.errors import InputError
 from sinkscope.record import Record
-from sinkscope.reports.figures import run_figures
+from sinkscope.reports.figures import RunFigure, run_figures
 from sinkscope.reports.page import render
+from sinkscope.reports.section import Section
 from sinkscope.reports.tables import run_tables
-from sinkscope.reports.thresholds import Thresholds
 from sinkscope.reports.words import sentences
 
-__all__ = ["Thresholds", "refuse_existing", "write_run"]
+__all__ = ["Section", "Thresholds", "refuse_existing", "write_run"]
 
 
 def write_run(
@@ -32,6 +34,7 @@ def write_run(
     *,
     thresholds: Thresholds | None = None,
     run: Mapping[str, Any] | None = None,
+    sections: Sequence[Section] = (),
     overwrite: bool = False,
 ) -> Path:
     """Analyse a record and write everything to a run folder.
@@ -44,6 +47,7 @@ def write_run(
         record: what was recorded.
         thresholds: what counts as a sink and as massive; the defaults if left out.
         run: more for ``run.json`` (a seed, a command line).
+        sections: further parts of the report, with figures and tables of their own.
         overwrite: replace an older run that has the name.
 
     Returns:
@@ -58,7 +62,7 @@ def write_run(
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     temporary.chmod(0o755)
     try:
-        _write(temporary, record, thresholds or Thresholds(), dict(run or {}))
+        _write(temporary, record, thresholds or Thresholds(), dict(run or {}), sections)
         _swap(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -83,22 +87,37 @@ def refuse_existing(folder: str | Path, *, overwrite: bool = False) -> None:
         raise InputError(f"{folder} is a file; name a folder for the run.")
 
 
-def _write(folder: Path, record: Record, thresholds: Thresholds, run: dict[str, Any]) -> None:
+def _write(
+    folder: Path,
+    record: Record,
+    thresholds: Thresholds,
+    run: dict[str, Any],
+    sections: Sequence[Section],
+) -> None:
     tables = run_tables(record, thresholds)
     figures = run_figures(record, tables, thresholds)
     said = _said(record, thresholds) | run
     said["findings"] = sentences(tables)
+    said["sections"] = {section.name: list(section.sentences) for section in sections}
     record.save(folder / "record")
     (folder / "tables").mkdir()
-    for name, table in tables.items():
-        table.to_csv(folder / "tables" / f"{name}.csv", index=False)
     (folder / "figures").mkdir()
-    for figure in figures:
-        (folder / "figures" / f"{figure.name}.png").write_bytes(figure.png)
-    page = render(record, tables, figures, thresholds=thresholds, run=said)
+    _write_parts(folder, tables, figures)
+    for section in sections:
+        _write_parts(folder, section.tables, section.figures)
+    page = render(record, tables, figures, thresholds=thresholds, run=said, sections=sections)
     (folder / "report.html").write_text(page, encoding="utf-8")
     content = json.dumps(_plain(said), indent=2, ensure_ascii=False, allow_nan=False)
     (folder / "run.json").write_text(content + "\n", encoding="utf-8")
+
+
+def _write_parts(
+    folder: Path, tables: Mapping[str, pd.DataFrame], figures: Sequence[RunFigure]
+) -> None:
+    for name, table in tables.items():
+        table.to_csv(folder / "tables" / f"{name}.csv", index=False)
+    for figure in figures:
+        (folder / "figures" / f"{figure.name}.png").write_bytes(figure.png)
 
 
 def _said(record: Record, thresholds: Thresholds) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from sinkscope.analysis.flow import segment_attention
 from sinkscope.analysis.massive import find_massive_activations, massive_features, massive_layers
 from sinkscope.analysis.similarity import bos_similarity, twins
 from sinkscope.analysis.sinks import find_sinks, sink_heads, sink_summary
+from sinkscope.analysis.thresholds import Thresholds
 from sinkscope.analysis.tokens import low_meaning
 from sinkscope.record import Record
-from sinkscope.reports.thresholds import Thresholds
 
 __all__ = ["MEANING", "run_tables"]
 

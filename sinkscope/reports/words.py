@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import pandas as pd
 
 from sinkscope.analysis.tables import as_ranges
+from sinkscope.analysis.thresholds import Thresholds
 from sinkscope.analysis.verdict import sink_attention
 from sinkscope.analysis.words import describe
 from sinkscope.record import Record
 from sinkscope.reports.tables import run_tables
-from sinkscope.reports.thresholds import Thresholds
 
 __all__ = ["Answer", "answers", "findings", "sentences"]
 

@@ -1,0 +1,89 @@
+"""explain: from a model that nobody has looked at to a tested story of its sinks, in one call.
+
+Example:
+    >>> import sinkscope as ss
+    >>> story = ss.explain("tiny-avsr", [ss.read_clip(p) for p in ss.bundled_clips()])
+    ... # doctest: +SKIP
+    >>> print(story.words)   # doctest: +SKIP
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from sinkscope.analysis.thresholds import Thresholds
+from sinkscope.interventions.causal_tests import causal_tests
+from sinkscope.interventions.findings import Findings, find_origins
+from sinkscope.interventions.measure import Effects, run_conditions, summarise
+from sinkscope.interventions.standard import standard_interventions
+from sinkscope.interventions.story import tell
+from sinkscope.record import Record
+
+__all__ = ["Explanation", "explain"]
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """A tested story.
+
+    Attributes:
+        words: a few paragraphs, one a line.
+        findings: sinks, massive activations and their origin.
+        tests: the causal tests, with the share of clips that agree.
+        effects: what the interventions did to loss, word errors, sinks and massive activations;
+            None where nothing was found.
+    """
+
+    words: str
+    findings: Findings
+    tests: pd.DataFrame
+    effects: Effects | None
+
+
+def explain(
+    subject: Any,
+    data: Any,
+    *,
+    rules: Thresholds | None = None,
+    seen: Record | None = None,
+    transcribe: bool = True,
+    max_new_tokens: int = 64,
+    draws: int = 2000,
+    seed: int = 0,
+    advance: Callable[[], None] | None = None,
+) -> Explanation:
+    """Find sinks, features, block of birth and neurons; test them by intervention; tell it.
+
+    Args:
+        subject: a `Subject`, or anything that ``load`` takes.
+        data: a clip or several, a text or several; the more, the narrower the intervals.
+        rules: when a token is a sink and an activation massive.
+        seen: the default record of this data, where there is one already.
+        transcribe: whether clips are transcribed, for the word error rate.
+        max_new_tokens: of a transcript.
+        draws: of the bootstrap over clips.
+        seed: of the controls and the bootstrap.
+        advance: called after every clip and condition.
+
+    Raises:
+        InputError: there is no data, or the subject cannot take it.
+    """
+    found = find_origins(subject, data, rules=rules, seen=seen)
+    conditions = standard_interventions(found, seed=seed)
+    runs = []
+    if conditions:
+        for run in run_conditions(
+            found.subject,
+            found.data,
+            conditions,
+            transcribe=transcribe,
+            max_new_tokens=max_new_tokens,
+        ):
+            runs.append(run)
+            if advance is not None:
+                advance()
+    tests = causal_tests(found, runs, draws=draws, seed=seed)
+    measured = summarise(runs, found.subject, found.rules, draws=draws, seed=seed) if runs else None
+    return Explanation(tell(found, tests, measured), found, tests, measured)

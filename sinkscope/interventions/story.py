@@ -1,0 +1,141 @@
+"""What was found and tested, in a few sentences a line: only what the numbers say."""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sinkscope.analysis.tables import as_ranges
+from sinkscope.analysis.words import describe
+from sinkscope.interventions.findings import Findings
+from sinkscope.interventions.measure import Effects
+from sinkscope.interventions.standard import CONDITIONS, leading_neurons
+
+__all__ = ["tell"]
+
+FEW = 20
+"""Clips below which the text says that they are few."""
+
+SHOWN = 3
+"""Kinds of tokens whose gate is told."""
+
+_COSTS = (("loss", "loss", "{:.2f}"), ("wer", "word error rate", "{:.1%}"))
+_AUTHORS = {"mlp": "by the MLP", "attention": "by attention", "embedding": "with the embedding"}
+
+
+def tell(found: Findings, tests: pd.DataFrame, measured: Effects | None) -> str:
+    """The story, one paragraph a line: found, born, written by, tested, and what to doubt."""
+    lines = [describe(found.sinks), describe(found.massive)]
+    if found.origin is None or not len(found.origin.births):
+        return "\n".join([*lines, "There is nothing whose origin could be traced."])
+    lines += [_born(found), _written(found), _removed(found), *_tested(tests, measured)]
+    return "\n".join(line for line in [*lines, _doubt(found)] if line)
+
+
+def _born(found: Findings) -> str:
+    births = found.births
+    features = ", ".join(map(str, sorted(set(births["feature"].tolist()))))
+    what = f"features {features}"
+    if set(births["criterion"].tolist()) != {"massive"}:
+        what = f"the largest features of the sinks ({features}, not massive by the ratio)"
+    groups: dict[tuple[int, str], list[float]] = {}
+    rows = zip(
+        births["layer"].tolist(), births["part"].tolist(), births["share"].tolist(), strict=True
+    )
+    for layer, part, share in rows:
+        groups.setdefault((layer, part), []).append(share)
+    places = [
+        f"in layer {layer} (0-based) {_AUTHORS[part]}{_did(part, shares)} "
+        f"({len(shares)} of {len(births)} values)"
+        for (layer, part), shares in sorted(groups.items())
+    ]
+    return f"Born: {what} are born {'; '.join(places)}."
+
+
+def _did(part: str, shares: list[float]) -> str:
+    if part == "embedding":
+        return ""
+    return f", which makes {np.median(shares):.0%} of the block's change"
+
+
+def _written(found: Findings) -> str:
+    chosen = leading_neurons(found)
+    if found.origin is None or not chosen:
+        why = "; ".join(sorted(set(found.origin.unreadable.values()))) if found.origin else ""
+        return f"The neurons could not be read: {why}." if why else ""
+    neurons = found.origin.neurons
+    sentences = []
+    for layer, which in chosen.items():
+        own = neurons.loc[(neurons["layer"] == layer) & (neurons["neuron"] == which[0])]
+        share, others = np.median(own["share"].tolist()), ", ".join(map(str, which[1:]))
+        sentences.append(
+            f"Neuron {which[0]} of layer {layer} writes {share:.0%} of what the MLP adds there "
+            f"(median over values){f', then {others}' if others else ''}. {_gate(own)}"
+        )
+    return "Written by: " + " ".join(sentences)
+
+
+def _gate(own: pd.DataFrame) -> str:
+    """The gate, or the activation where there is none, side by side with other tokens."""
+    name = "act" if np.isnan(own["gate"].to_numpy(float)).all() else "gate"
+    word = "Its gate, before the activation function," if name == "gate" else "Its activation"
+    kinds: dict[str, list[float]] = {}
+    for label, value in zip(own["label"].tolist(), own[name].tolist(), strict=True):
+        kinds.setdefault(label, []).append(value)
+    means = sorted(((float(np.mean(held)), label) for label, held in kinds.items()), reverse=True)
+    here = ", ".join(f"{value:.3g} at {label!r}" for value, label in means[:SHOWN])
+    there = np.nanmedian(own[f"{name}_others"].to_numpy(float))
+    return f"{word} is {here}, and {there:.3g} at ordinary tokens (median)."
+
+
+def _removed(found: Findings) -> str:
+    births = found.births
+    gone = births.loc[births["removed_by"].isin(["mlp", "attention"])]
+    if not len(gone):
+        return ""
+    counts = Counter(gone["removed_by"].tolist())
+    authors = ", ".join(f"{_AUTHORS[author]} {count}" for author, count in counts.most_common())
+    layers = as_ranges(gone["removed_layer"].tolist())
+    return f"Removed: {len(gone)} of {len(births)} values, in layer {layers} ({authors})."
+
+
+def _tested(tests: pd.DataFrame, measured: Effects | None) -> list[str]:
+    lines = []
+    for condition in CONDITIONS:
+        own = tests.loc[(tests["condition"] == condition) & (tests["clips"] > 0)]
+        if not len(own):
+            continue
+        claims = "; ".join(_claim(row) for row in own.to_dict("records"))
+        head = "Control" if all(own["control"].tolist()) else "Test"
+        lines.append(f"{head}, {CONDITIONS[condition]}: {claims}.{_cost(condition, measured)}")
+    return lines
+
+
+def _claim(row: dict[Any, Any]) -> str:
+    low, high = row["low"], row["high"]
+    interval = f", 95 % interval {low:.0%} to {high:.0%}" if np.isfinite(low) else ""
+    return f"{row['claim']} in {row['yes']} of {row['clips']} clips{interval}"
+
+
+def _cost(condition: str, measured: Effects | None) -> str:
+    """What the condition did to loss and word errors."""
+    if measured is None:
+        return ""
+    own = measured.summary.loc[measured.summary["condition"] == condition]
+    rows = {row["metric"]: row for row in own.to_dict("records")}
+    parts = [
+        f"{name} {form.format(rows[metric]['before'])} to {form.format(rows[metric]['after'])}"
+        for metric, name, form in _COSTS
+        if metric in rows
+    ]
+    return f" {' and '.join(parts).capitalize()}." if parts else ""
+
+
+def _doubt(found: Findings) -> str:
+    count = len(found.record)
+    few = f"These are {count} clips only. " if count < FEW else ""
+    return (
+        f"{few}An interval over clips says nothing of other seeds, data or prompts; where all "
+        "clips agree it has no width."
+    )

@@ -1,0 +1,99 @@
+"""How one massive activation comes about: what every block adds to it."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from sinkscope.analysis.origin import Origin
+from sinkscope.errors import InputError
+from sinkscope.plots.captions import entitle, layer_words, model_words
+from sinkscope.plots.style import ACCENT, MUTED, drawing, plain
+
+__all__ = ["birth", "chosen_birth"]
+
+COLORS = {"attn_out": "#0072B2", "mlp_out": "#E69F00"}
+NAMES = {"attn_out": "attention adds", "mlp_out": "MLP adds"}
+
+
+def birth(
+    origin: Origin,
+    *,
+    sample: int | None = None,
+    token: int | None = None,
+    feature: int | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """What attention and MLP of every block add to one feature of one token, and what that makes.
+
+    Args:
+        origin: what ``trace_origin`` returned.
+        sample: of the births, which; the one with the largest value if nothing is said.
+        token: position of the token.
+        feature: the feature.
+        ax: where to draw; a new figure if left out.
+
+    Raises:
+        InputError: if no such value was traced.
+    """
+    row = chosen_birth(origin, sample=sample, token=token, feature=feature, where="birth")
+    ledger = origin.ledger
+    own = ledger.loc[
+        (ledger["sample"] == row["sample"])
+        & (ledger["token"] == row["token"])
+        & (ledger["feature"] == row["feature"])
+    ]
+    layers = own["layer"].to_numpy(int)
+    with drawing(ax, figsize=(6.4, 3.6)) as axes:
+        up, down = np.zeros(len(layers)), np.zeros(len(layers))
+        for site, color in COLORS.items():
+            added = own[site].to_numpy(float)
+            base = np.where(added >= 0, up, down)
+            axes.bar(layers, added, 0.62, bottom=base, color=color, label=NAMES[site])
+            up, down = up + np.clip(added, 0, None), down + np.clip(added, None, 0)
+        axes.plot(
+            layers, own["resid_post"], color="black", marker="o", ms=4, lw=1.4, label="value after"
+        )
+        axes.axhline(0, color=MUTED, lw=0.6)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.axvspan(row["layer"] - 0.42, row["layer"] + 0.42, color=ACCENT, alpha=0.14, lw=0)
+        axes.set_xlabel("layer (0-based; papers count from 1)")
+        axes.set_ylabel("activation (model units)")
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        entitle(
+            axes,
+            f"Feature {row['feature']} of {plain(row['label'])}: born in layer {row['layer']}",
+            model_words(origin.births.attrs),
+            f"token {row['token']} of sample {row['sample']}",
+            f"shaded: {layer_words(int(row['layer']))}, {_author(row)}",
+        )
+    return axes
+
+
+def chosen_birth(
+    origin: Origin, *, sample: int | None, token: int | None, feature: int | None, where: str
+) -> dict[Any, Any]:
+    """The row of births that is asked for; the largest of those that fit.
+
+    Raises:
+        InputError: if none fits.
+    """
+    births: pd.DataFrame = origin.births
+    for name, wanted in (("sample", sample), ("token", token), ("feature", feature)):
+        if wanted is not None:
+            births = births.loc[births[name] == wanted]
+    if not len(births):
+        raise InputError(
+            f"{where}: no such value was traced; look at origin.births for samples, tokens and "
+            "features."
+        )
+    return births.iloc[int(births["peak"].abs().to_numpy().argmax())].to_dict()
+
+
+def _author(row: dict[Any, Any]) -> str:
+    if row["part"] == "embedding":
+        return "it enters with the embedding"
+    part = {"mlp": "its MLP"}.get(row["part"], "its attention")
+    return f"{part} makes {row['share']:.0%} of the change"
