@@ -43,37 +43,38 @@ def scan(
 ) -> None:
     """Find the attention sinks and massive activations of CHECKPOINT on INPUT."""
     from sinkscope.cli.inputs import read_inputs, select
-    from sinkscope.cli.show import show_run, show_story
+    from sinkscope.cli.show import show_run
     from sinkscope.reports.run import Thresholds, refuse_existing, write_run
     from sinkscope.subjects.subject import load
 
     refuse_existing(output, overwrite=overwrite)
-    if explain and (bos is not None or layers is not None):
-        raise InputError(
-            "--explain looks at all layers, with BOS as the model has it; leave --layers, --bos "
-            "and --no-bos out."
-        )
+    if explain and layers is not None:
+        raise InputError("--explain looks at all layers; leave --layers out.")
     chosen = options.parse_layers(layers)
     data = read_inputs(inputs)
     subject = select(load(checkpoint, device=device, dtype=dtype), modality, audio_rate, video_rate)
     record = record_inputs(subject, data, layers=chosen, prepend_bos=bos)
     thresholds = Thresholds(threshold, min_heads, min_queries, ratio)
-    sections = [explained(subject, data, record, thresholds)] if explain else []
+    sections = [explained(subject, data, record, thresholds, bos)] if explain else []
     write_run(output, record, thresholds=thresholds, sections=sections, overwrite=overwrite)
-    for section in sections:
-        show_story(section)
-    show_run(record, thresholds, output)
+    show_run(record, thresholds, output, sections)
 
 
 def explained(
-    subject: Any, data: Sequence[Any], record: "Record", thresholds: "Thresholds"
+    subject: Any,
+    data: Sequence[Any],
+    record: "Record",
+    thresholds: "Thresholds",
+    prepend_bos: bool | None,
 ) -> "Section":
     """The part of a report that says where sinks come from and what they do."""
     from sinkscope.cli.sections import explanation_section
     from sinkscope.interventions.explain import explain
 
     with options.progress("explaining") as advance:
-        story = explain(subject, data, rules=thresholds, seen=record, advance=advance)
+        story = explain(
+            subject, data, prepend_bos=prepend_bos, rules=thresholds, seen=record, advance=advance
+        )
     return explanation_section(story)
 
 

@@ -1,5 +1,6 @@
 """What a command prints of a run: the findings in words, the sinks, and where the report is."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,9 @@ __all__ = ["show_effects", "show_run", "show_story"]
 ROWS = 12
 
 
-def show_run(record: "Record", thresholds: "Thresholds", folder: Path) -> None:
+def show_run(
+    record: "Record", thresholds: "Thresholds", folder: Path, sections: "Sequence[Section]" = ()
+) -> None:
     """Print the findings of a run that was written to ``folder``."""
     from rich.console import Console
     from rich.table import Table
@@ -34,6 +37,8 @@ def show_run(record: "Record", thresholds: "Thresholds", folder: Path) -> None:
         console.print(table)
         if len(sinks) > ROWS:
             console.print(f"and {len(sinks) - ROWS} more in tables/sink_summary.csv", style="dim")
+    for section in sections:
+        show_story(section)
     console.print(f"report: {folder / 'report.html'}", style="bold", markup=False, soft_wrap=True)
 
 

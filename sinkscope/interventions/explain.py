@@ -7,16 +7,18 @@ Example:
     >>> print(story.words)   # doctest: +SKIP
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+from torch import Tensor
 
 from sinkscope.analysis.thresholds import Thresholds
 from sinkscope.interventions.causal_tests import causal_tests
 from sinkscope.interventions.findings import Findings, find_origins
 from sinkscope.interventions.measure import Effects, run_conditions, summarise
+from sinkscope.interventions.samples import samples_of
 from sinkscope.interventions.standard import standard_interventions
 from sinkscope.interventions.story import tell
 from sinkscope.record import Record
@@ -44,8 +46,10 @@ class Explanation:
 
 def explain(
     subject: Any,
-    data: Any,
+    data: Any = None,
     *,
+    input_ids: Tensor | Sequence[Any] | None = None,
+    prepend_bos: bool | None = None,
     rules: Thresholds | None = None,
     seen: Record | None = None,
     transcribe: bool = True,
@@ -59,6 +63,8 @@ def explain(
     Args:
         subject: a `Subject`, or anything that ``load`` takes.
         data: a clip or several, a text or several; the more, the narrower the intervals.
+        input_ids: token ids ``(sample, token)`` instead, or rows of unequal length.
+        prepend_bos: whether samples begin with BOS; clips are then not transcribed.
         rules: when a token is a sink and an activation massive.
         seen: the default record of this data, where there is one already.
         transcribe: whether clips are transcribed, for the word error rate.
@@ -70,7 +76,8 @@ def explain(
     Raises:
         InputError: there is no data, or the subject cannot take it.
     """
-    found = find_origins(subject, data, rules=rules, seen=seen)
+    samples = samples_of(data, input_ids=input_ids, prepend_bos=prepend_bos)
+    found = find_origins(subject, samples, rules=rules, seen=seen)
     conditions = standard_interventions(found, seed=seed)
     runs = []
     if conditions:

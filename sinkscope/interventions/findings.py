@@ -1,17 +1,19 @@
 """find_origins: sinks, massive activations and where they come from, in two forwards a clip."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 
 from sinkscope.analysis.finding import find_sinks
 from sinkscope.analysis.massive import find_massive_activations
 from sinkscope.analysis.origin import Origin, trace_origin
 from sinkscope.analysis.thresholds import Thresholds
 from sinkscope.errors import InputError
-from sinkscope.probes.probe import record
+from sinkscope.interventions.samples import Sample, samples_of
 from sinkscope.probes.trace import trace
 from sinkscope.record import Record, merge
 from sinkscope.subjects.subject import Subject, load
@@ -28,7 +30,7 @@ class Findings:
 
     Attributes:
         subject: the subject.
-        data: the clips or texts.
+        data: what it was run on.
         rules: when a token is a sink and an activation massive.
         record: the default record.
         sinks: what ``find_sinks`` found.
@@ -39,7 +41,7 @@ class Findings:
     """
 
     subject: Subject
-    data: list[Any]
+    data: list[Sample]
     rules: Thresholds
     record: Record
     sinks: pd.DataFrame
@@ -80,7 +82,12 @@ class Findings:
 
 
 def find_origins(
-    subject: Any, data: Any, *, rules: Thresholds | None = None, seen: Record | None = None
+    subject: Any,
+    data: Any = None,
+    *,
+    input_ids: Tensor | Sequence[Any] | None = None,
+    rules: Thresholds | None = None,
+    seen: Record | None = None,
 ) -> Findings:
     """Find sinks and massive activations, then trace them in a second forward.
 
@@ -89,6 +96,7 @@ def find_origins(
     Args:
         subject: a `Subject`, or anything that ``load`` takes.
         data: a clip or several, a text or several.
+        input_ids: token ids ``(sample, token)`` instead, or rows of unequal length.
         rules: when a token is a sink and an activation massive.
         seen: the default record of this data, where there is one already.
 
@@ -96,11 +104,9 @@ def find_origins(
         InputError: there is no data, or the record is of other data.
     """
     subject = load(subject)
-    several = list(data) if isinstance(data, list | tuple) else [data]
-    if not several:
-        raise InputError("There is no clip or text to look at; give at least one.")
+    several = samples_of(data, input_ids=input_ids)
     rules = rules or Thresholds()
-    seen = seen or merge([record(subject, one) for one in several])
+    seen = seen or merge([one.record(subject) for one in several])
     if len(seen) != len(several):
         raise InputError(f"The record has {len(seen)} samples, the data {len(several)}.")
     sinks = find_sinks(seen, **rules.of_sinks)
@@ -108,9 +114,23 @@ def find_origins(
     features = tuple(sorted({int(f) for f in massive["feature"]})) or _largest(seen, sinks)
     traced = origin = None
     if features:
-        traced = trace(subject, several, at=[massive, sinks], features=features)
+        traced = _trace(subject, several, [massive, sinks], features)
         origin = trace_origin(traced, ratio=rules.ratio)
     return Findings(subject, several, rules, seen, sinks, massive, traced, origin, features)
+
+
+def _trace(
+    subject: Subject,
+    samples: Sequence[Sample],
+    tables: Sequence[pd.DataFrame],
+    features: Sequence[int],
+) -> Record:
+    """Each sample traced at its own tokens."""
+    traces = []
+    for number, one in enumerate(samples):
+        own = [table.loc[table["sample"] == number].assign(sample=0) for table in tables]
+        traces.append(trace(subject, one.data, at=own, features=features, **one.given))
+    return merge(traces)
 
 
 def _largest(seen: Record, sinks: pd.DataFrame) -> tuple[int, ...]:

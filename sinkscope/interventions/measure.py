@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+from torch import Tensor
 
 from sinkscope.analysis.effects import BEFORE, effects
 from sinkscope.analysis.thresholds import Thresholds
@@ -20,6 +21,7 @@ from sinkscope.interventions.blocking import BlockAttention
 from sinkscope.interventions.edits import Edit
 from sinkscope.interventions.intervene import intervene
 from sinkscope.interventions.observe import Observation, observe
+from sinkscope.interventions.samples import Sample, samples_of
 from sinkscope.interventions.session import AnyEdit
 from sinkscope.subjects.subject import Subject, load
 
@@ -47,6 +49,7 @@ def measure(
     data: Any,
     interventions: Mapping[str, Any] | Sequence[Any] | Any,
     *,
+    input_ids: Tensor | Sequence[Any] | None = None,
     rules: Thresholds | None = None,
     transcribe: bool = True,
     max_new_tokens: int = 64,
@@ -61,6 +64,7 @@ def measure(
         data: a clip or several, a text or several. Loss and divergence need a clip's text.
         interventions: edits by the name of their condition; or the edits of one. Tables that they
             name as ``at=`` must be of this data, in its order.
+        input_ids: token ids ``(sample, token)`` instead of data, which is None then.
         rules: when a token is a sink and an activation massive.
         transcribe: whether clips are transcribed, for the word error rate.
         max_new_tokens: of a transcript.
@@ -75,9 +79,7 @@ def measure(
         InputError: no data, a condition called ``"before"``, or edits that do not fit.
     """
     subject = load(subject)
-    several = list(data) if isinstance(data, list | tuple) else [data]
-    if not several:
-        raise InputError("measure: there is no clip or text; give at least one.")
+    several = samples_of(data, input_ids=input_ids)
     named = interventions if isinstance(interventions, Mapping) else {"edited": interventions}
     if BEFORE in named:
         raise InputError(f"measure: {BEFORE!r} is the subject as it is; name the edits otherwise.")
@@ -112,7 +114,7 @@ class Run:
 
 def run_conditions(
     subject: Subject,
-    data: Sequence[Any],
+    data: Sequence[Sample],
     named: Mapping[str, Any],
     *,
     transcribe: bool = True,

@@ -1,4 +1,4 @@
-"""What a subject does with one clip or text: what it predicts, what it writes, where its sinks are.
+"""What a subject does with one sample: what it predicts, what it writes, where its sinks are.
 
 Next tokens are judged where there is something to predict: the transcript of a clip, all but the
 first token of a text.
@@ -19,7 +19,7 @@ from sinkscope.analysis.tables import references
 from sinkscope.analysis.thresholds import Thresholds
 from sinkscope.avsr.clip import Clip
 from sinkscope.avsr.scoring import utterance_errors
-from sinkscope.probes.probe import record
+from sinkscope.interventions.samples import Sample
 from sinkscope.probes.reducers import Median, Reducer, SegmentAttention, TopActivations
 from sinkscope.probes.tracking import announce
 from sinkscope.record import Record
@@ -73,18 +73,19 @@ class Observation:
 
 
 def observe(
-    subject: Subject, one: Any, *, transcribe: bool = True, max_new_tokens: int = 64
+    subject: Subject, one: Sample, *, transcribe: bool = True, max_new_tokens: int = 64
 ) -> Observation:
-    """Run a subject on one clip or text: for its record, its predictions, and its transcript."""
-    seen = record(subject, one, reducers=REDUCERS)
-    if not isinstance(one, Clip) or not isinstance(subject, AvsrSubject):
-        logits, targets = _predicted(subject, one)
-        return Observation(seen, logits, targets)
-    said = one.text or ""
+    """Run a subject on one sample: for its record, its predictions, and its transcript."""
+    seen = one.record(subject, reducers=REDUCERS)
+    clip = one.data
+    if not isinstance(clip, Clip) or not isinstance(subject, AvsrSubject):
+        return Observation(seen, *_predicted(subject, one))
+    said, written = clip.text or "", None
     logits = targets = None
     if said:
         logits, targets = _predicted(replace(subject, with_transcript=True), one)
-    written = subject.transcribe(one, max_new_tokens=max_new_tokens) if transcribe else None
+    if transcribe and not one.given:
+        written = subject.transcribe(clip, max_new_tokens=max_new_tokens)
     return Observation(seen, logits, targets, written, said)
 
 
@@ -110,9 +111,9 @@ def sink_numbers(seen: Record, rules: Thresholds) -> dict[str, float]:
 
 
 @torch.no_grad()
-def _predicted(subject: Subject, one: Any) -> tuple[Tensor | None, Tensor | None]:
+def _predicted(subject: Subject, one: Sample) -> tuple[Tensor | None, Tensor | None]:
     """The logits before every token that is to be predicted, in float32 on the CPU, and it."""
-    inputs = next(iter(subject.batches(one)))
+    inputs = next(one.batches(subject))
     announce(subject.anatomy.decoder, inputs.layouts, inputs.clips)
     logits = subject.forward(inputs).logits[0].float().cpu()
     targets = _targets(inputs)

@@ -16,7 +16,6 @@ from sinkscope.interventions.edits import Edit, Replace, Zero
 from sinkscope.interventions.findings import Findings
 from sinkscope.interventions.rotation import Rotate
 from sinkscope.probes.pick import Pick
-from sinkscope.probes.probe import record
 
 __all__ = ["CONDITIONS", "CONTROLS", "leading_neurons", "standard_interventions"]
 
@@ -231,7 +230,7 @@ class _Draw:
         tokens = tuple(sorted({int(token) for token in own["token"]}))
         layers = tuple(sorted({int(layer) for layer in own["layer"]}))
         pick = Pick("resid_post", tokens=tokens, layers=layers)
-        seen = record(self.found.subject, self.found.data[sample], reducers=[pick])
+        seen = self.found.data[sample].record(self.found.subject, reducers=[pick])
         values = seen["picked_resid_post"].values[0]
         return {
             (layer, token): values[i, j]

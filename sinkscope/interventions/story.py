@@ -15,7 +15,7 @@ from sinkscope.interventions.standard import CONDITIONS, leading_neurons
 __all__ = ["tell"]
 
 FEW = 20
-"""Clips below which the text says that they are few."""
+"""Samples below which the text says that they are few."""
 
 SHOWN = 3
 """Kinds of tokens whose gate is told."""
@@ -114,8 +114,9 @@ def _tested(tests: pd.DataFrame, measured: Effects | None) -> list[str]:
 
 def _claim(row: dict[Any, Any]) -> str:
     low, high = row["low"], row["high"]
-    interval = f", 95 % interval {low:.0%} to {high:.0%}" if np.isfinite(low) else ""
-    return f"{row['claim']} in {row['yes']} of {row['clips']} clips{interval}"
+    wide = np.isfinite(low) and low < high
+    interval = f", 95 % interval {low:.0%} to {high:.0%}" if wide else ""
+    return f"{row['claim']} in {row['yes']} of {row['clips']} samples{interval}"
 
 
 def _cost(condition: str, measured: Effects | None) -> str:
@@ -134,8 +135,8 @@ def _cost(condition: str, measured: Effects | None) -> str:
 
 def _doubt(found: Findings) -> str:
     count = len(found.record)
-    few = f"These are {count} clips only. " if count < FEW else ""
+    few = f"This is told of {count} {'sample' if count == 1 else 'samples'} only. "
     return (
-        f"{few}An interval over clips says nothing of other seeds, data or prompts; where all "
-        "clips agree it has no width."
+        f"{few * (count < FEW)}Intervals are bootstrap intervals over samples, left out where all "
+        "samples agree; they say nothing of other seeds, data or prompts."
     )
