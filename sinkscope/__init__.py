@@ -47,6 +47,7 @@ _HOME = {
     "sink_heads": "analysis.sinks",
     "find_massive_activations": "analysis.massive",
     "bos_similarity": "analysis.similarity",
+    "sink_mechanics": "analysis.mechanics",
     "segment_attention": "analysis.flow",
     "intervene": "interventions.intervene",
     "measure": "interventions.measure",

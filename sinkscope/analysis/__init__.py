@@ -14,6 +14,7 @@ from sinkscope.analysis.massive import (
     massive_layers,
 )
 from sinkscope.analysis.published import match_published, published_features
+from sinkscope.analysis.mechanics import sink_mechanics
 from sinkscope.analysis.similarity import bos_similarity, twins
 from sinkscope.analysis.sinks import (
     find_sinks,
@@ -45,6 +46,7 @@ __all__ = [
     "published_features",
     "segment_attention",
     "sink_heads",
+    "sink_mechanics",
     "sink_rate",
     "sink_summary",
     "twins",
