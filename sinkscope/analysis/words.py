@@ -18,7 +18,8 @@ def describe(table: pd.DataFrame) -> str:
 
     Args:
         table: what ``find_sinks``, ``sink_summary``, ``find_massive_activations``, ``twins``,
-            ``low_meaning`` or another function of this room returned, whole or filtered.
+            ``low_meaning``, ``sink_mechanics`` or another function of this room returned, whole
+            or filtered.
 
     Raises:
         InputError: if the table does not say which it is.
@@ -118,6 +119,46 @@ def _low_meaning(table: pd.DataFrame) -> str:
     )
 
 
+def _mechanics(table: pd.DataFrame) -> str:
+    """Means over heads, sinks and samples, in the layers where the tokens are sinks."""
+    if table.empty:
+        return "No attention sink: there is nothing to explain."
+    there: Any = table.loc[table["sink_in_layer"].astype(bool)]
+    rows: Any = table if there.empty else there
+    means = rows[["advantage", "norm_part", "cosine_part"]].mean()
+    norms = {
+        "entering states": rows["residual_norm_ratio"].mean(),
+        "keys": (rows["key_norm"] / rows["key_norm_others"]).mean(),
+        "values": rows["value_norm_ratio"].mean(),
+    }
+    told = [f"{what} {ratio:.3g} ×" for what, ratio in norms.items() if ratio == ratio]  # NaN
+    heads = rows[["sample", "layer", "head"]].assign(holds=rows["sink_in_head"])
+    known = heads.dropna().astype(int).groupby(["sample", "layer", "head"])["holds"].max()
+    held = f" {known.sum()} of the {len(known)} heads of these layers attend to one."
+    return (
+        f"In {_span(rows, 'layer', 'layer')} {_by_what(means.to_dict())} Norms to the median of "
+        f"other tokens: {', '.join(told) or 'not recorded'}.{held if len(known) else ''}"
+    )
+
+
+def _by_what(parts: dict[Any, float]) -> str:
+    """Whether the keys of sinks win by their direction or by their size."""
+    whole, size, direction = (parts[n] for n in ("advantage", "norm_part", "cosine_part"))
+    if whole != whole:  # NaN
+        return "the advantage of the sinks' keys is not known: the mask is of another kind."
+    numbers = (
+        f"mean q·k over heads is {whole:+.3g} against other keys, {direction:+.3g} by the angle to "
+        f"the queries and {size:+.3g} by the length of the key."
+    )
+    if whole <= 0:
+        return f"the sinks' keys have no advantage: {numbers}"
+    more, less = ("direction", "size") if direction >= size else ("size", "direction")
+    part = min(direction, size) / whole
+    how = f"by {more}, not by {less}" if part <= 0.1 else f"more by {more} than by {less}"
+    how = "by direction and by size alike" if part >= 0.4 else how
+    return f"the sinks' keys win {how}: {numbers}"
+
+
 def _closest(said: dict[Any, Any]) -> str:
     if said.get("largest_alpha") is None:
         return "no token is seen by enough queries to be judged."
@@ -173,4 +214,5 @@ _WRITERS: dict[str, Callable[[pd.DataFrame], str]] = {
     "low_meaning": _low_meaning,
     **FEATURE_WRITERS,
     **CAUSE_WRITERS,
+    "sink_mechanics": _mechanics,
 }

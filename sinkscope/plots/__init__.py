@@ -18,6 +18,7 @@ from sinkscope.plots.magnitudes import magnitudes as magnitudes
 from sinkscope.plots.magnitudes_3d import magnitudes_3d as magnitudes_3d
 from sinkscope.plots.neurons import neurons as neurons
 from sinkscope.plots.segment_flow import segment_flow as segment_flow
+from sinkscope.plots.sink_mechanics import sink_mechanics as sink_mechanics
 from sinkscope.plots.sink_rate import sink_rate as sink_rate
 from sinkscope.plots.sinks_over_time import sinks_over_time as sinks_over_time
 
@@ -31,6 +32,7 @@ __all__ = [
     "magnitudes_3d",
     "neurons",
     "segment_flow",
+    "sink_mechanics",
     "sink_rate",
     "sinks_over_time",
 ]
