@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
+from tests.fake_queries import with_queries
 from tests.fake_records import PLANTED, fake_av_record, record_from, uniform_map
 
 mpl.use("Agg")
@@ -28,9 +29,11 @@ FIGURES: dict[str, Draw] = {
     "magnitudes": lambda record, **more: plots.magnitudes(record, layer=3, **more),
     "magnitudes_3d": lambda record, **more: plots.magnitudes_3d(record, layer=3, **more),
     "segment_flow": plots.segment_flow,
+    "sink_mechanics": lambda record, **more: plots.sink_mechanics(with_queries(record), **more),
     "sink_rate": plots.sink_rate,
     "sinks_over_time": plots.sinks_over_time,
 }
+MEANS = {"attention_map", "segment_flow", "sink_mechanics", "sink_rate", "sinks_over_time"}
 ONE_LAYER = {"attention_map", "magnitudes", "magnitudes_3d", "sinks_over_time"}
 
 
@@ -87,7 +90,7 @@ def test_says_what_it_is(name: str, short: Record) -> None:
     assert axes.get_ylabel()
     assert "fake-avsr · with BOS" in words(axes)
     assert ("paper: 4" in words(axes) or "paper: 3" in words(axes)) == (name in ONE_LAYER)
-    if name in {"attention_map", "segment_flow", "sink_rate", "sinks_over_time"}:
+    if name in MEANS:
         assert "mean over" in words(axes)
 
 
@@ -190,6 +193,10 @@ def test_refusals_say_what_to_do(short: Record) -> None:
         plots.segment_flow(plots_table())
     with pytest.raises(InputError, match="top1"):
         plots.layer_magnitudes(plots_table())
+    with pytest.raises(InputError, match="cosine_part"):
+        plots.sink_mechanics(plots_table())
+    with pytest.raises(SiteError, match="no q and no k"):
+        plots.sink_mechanics(short)
     assert not plt.get_fignums() or len(plt.get_fignums()) == 1  # only the flat axes above
 
 
