@@ -54,7 +54,8 @@ def sink_mechanics(mechanics: Record | pd.DataFrame, *, ax: Axes | None = None) 
         raise InputError(
             "sink_mechanics: the table has no cosine_part; give sink_mechanics' or a Record."
         )
-    with drawing(ax, figsize=(7.2, 5.6)) as axes:
+    width = min(14.0, max(7.2, 3.2 + 0.32 * len(set(table["layer"]))))
+    with drawing(ax, figsize=(width, 5.6)) as axes:
         cells = divide(axes, widths=[1], heights=[1.5, 1])
         below = axes.figure.add_subplot(cells[1, 0], sharex=axes)
         if table.empty:
@@ -96,20 +97,29 @@ def _draw_parts(ax: Axes, table: pd.DataFrame) -> None:
         ax.bar(layers, part, 0.62, bottom=start, color=color, label=label, zorder=2)
         above, under = above + np.maximum(part, 0), under + np.minimum(part, 0)
     _draw_heads(ax, table)
-    ax.scatter(layers, means["advantage"], marker="D", s=22, color="black", label="both", zorder=4)
+    size = 22 * _room(table)
+    ax.scatter(
+        layers, means["advantage"], marker="D", s=size, color="black", label="both", zorder=4
+    )
     ax.axhline(0, color=MUTED, lw=0.8)
     _explain(ax, marked=True in table["sink_in_layer"].tolist())
+
+
+def _room(table: pd.DataFrame) -> float:
+    """How large marks may be: 1 for few layers, less for many."""
+    return min(1.0, max(0.25, 10 / len(set(table["layer"]))))
 
 
 def _draw_heads(ax: Axes, table: pd.DataFrame) -> None:
     """A dash for every head, right of the layer's bar."""
     held_or_not = table.assign(held=table["sink_in_head"].fillna(False).astype(float))
     per_head: Any = held_or_not.groupby(["layer", "head"]).agg({"advantage": "mean", "held": "max"})
+    size = 34 * _room(table)
     for held, color in ((0.0, MUTED), (1.0, ACCENT)):
         label = HEADS[held]
         rows = per_head.loc[per_head["held"] == held].reset_index()
         ax.scatter(
-            rows["layer"] + 0.4, rows["advantage"], marker="_", s=34, color=color, label=label
+            rows["layer"] + 0.4, rows["advantage"], marker="_", s=size, color=color, label=label
         )
 
 
