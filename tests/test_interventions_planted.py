@@ -1,4 +1,4 @@
-"""On a planted model every intervention does what its construction says, and the controls nothing."""
+"""On a planted model an intervention does what its construction says, and a control nothing."""
 
 import numpy as np
 import pytest

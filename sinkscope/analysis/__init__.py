@@ -13,8 +13,8 @@ from sinkscope.analysis.massive import (
     massive_features,
     massive_layers,
 )
-from sinkscope.analysis.published import match_published, published_features
 from sinkscope.analysis.mechanics import sink_mechanics
+from sinkscope.analysis.published import match_published, published_features
 from sinkscope.analysis.similarity import bos_similarity, twins
 from sinkscope.analysis.sinks import (
     find_sinks,

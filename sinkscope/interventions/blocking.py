@@ -6,7 +6,7 @@ Example:
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sinkscope.errors import InputError
-from sinkscope.interventions.targets import Target, TokenChoice, tokens_of
+from sinkscope.interventions.targets import Target, TokenChoice, of_sample, tokens_of
 from sinkscope.probes.stitching import Part, Stream
 
 __all__ = ["BlockAttention", "DropBos", "blocked_mask", "hidden_keys"]
@@ -35,6 +35,12 @@ class BlockAttention(Target):
     keys: TokenChoice | pd.DataFrame = None
     queries: TokenChoice = None
     heads: int | Sequence[int] | None = None
+
+    def for_sample(self, sample: int) -> "BlockAttention":
+        """The same edit for one sample alone, which becomes sample 0."""
+        if not isinstance(self.keys, pd.DataFrame):
+            return super().for_sample(sample)
+        return replace(self, at=None, keys=of_sample(self.keys, sample))
 
     def __post_init__(self) -> None:
         if isinstance(self.keys, pd.DataFrame):

@@ -35,6 +35,7 @@ class View:
         states: of the tokens of this forward, ``[token, feature]``.
         cells: what is changed here.
         held: states of tokens of earlier forwards, by position.
+        sample: its number, for tables.
     """
 
     layout: TokenLayout
@@ -42,6 +43,7 @@ class View:
     states: Tensor
     cells: Cells
     held: dict[int, Tensor]
+    sample: int = 0
 
     def state(self, token: int) -> Tensor:
         """The state of one token, also of one that a cache holds.

@@ -7,14 +7,15 @@ Example:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import pandas as pd
 import torch
 from torch import Tensor
 
 from sinkscope.errors import InputError
 from sinkscope.interventions.edits import Edit, View
-from sinkscope.interventions.targets import TokenChoice, tokens_of
+from sinkscope.interventions.targets import TokenChoice, of_sample, rows_of_sample, tokens_of
 from sinkscope.layout import TokenLayout
 
 __all__ = ["Rotate", "rotated"]
@@ -32,12 +33,15 @@ class Rotate(Edit):
 
     Attributes:
         toward: a token (position, segment or label), ``"mean_other"`` (the mean direction of the
-            tokens that are neither rotated nor the reference), ``"nearest_other"`` (of these, the
-            one with the largest cosine to the state), or a direction ``[feature]``.
+            tokens that are neither rotated, nor the reference, nor among ``without``),
+            ``"nearest_other"`` (of these, the one with the largest cosine to the state), or a
+            direction ``[feature]``.
+        without: tokens that are no others, such as the other sinks: a choice, or a table.
         fraction: how far, from 0 (stays) to 1 (arrives).
     """
 
     toward: int | str | Tensor = "bos"
+    without: TokenChoice | pd.DataFrame = ()
     fraction: float | int = 1.0
     site: str = "resid_pre"
 
@@ -78,7 +82,7 @@ class Rotate(Edit):
         return view.state(int(found[0])).to(values).expand_as(values)
 
     def _others(self, values: Tensor, view: View) -> Tensor:
-        taken = {*view.cells.tokens.tolist(), view.layout.reference}
+        taken = {*view.cells.tokens.tolist(), view.layout.reference, *self._left_out(view)}
         rows = [row for row in range(len(view.states)) if row + view.start not in taken]
         if not rows:
             raise InputError("Rotate: this forward holds no other token to turn towards.")
@@ -86,6 +90,16 @@ class Rotate(Edit):
         if self.toward == "mean_other":
             return others.mean(0).expand_as(values)
         return others[(_unit(values) @ others.T).argmax(-1)]
+
+    def _left_out(self, view: View) -> list[int]:
+        if isinstance(self.without, pd.DataFrame):
+            return rows_of_sample(self.without, view.sample)["token"].tolist()
+        return tokens_of(self.without, view.layout).tolist()
+
+    def for_sample(self, sample: int) -> "Rotate":
+        """The same edit for one sample alone, which becomes sample 0."""
+        edit = super().for_sample(sample)
+        return replace(edit, without=of_sample(self.without, sample))
 
 
 def rotated(states: Tensor, target: Tensor, fraction: float) -> Tensor:

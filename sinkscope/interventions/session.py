@@ -148,7 +148,7 @@ class Session:
         if not len(cells):
             return tensor
         self._acted.add(number)
-        view = View(stream.layout, part.start, states, cells, held)
+        view = View(stream.layout, part.start, states, cells, held, self._numbers[stream])
         rows = torch.tensor([row_of(part, int(token)) for token in cells.tokens])
         index: tuple[Any, ...] = (part.sample, rows.to(tensor.device))
         if edit.heads is not None:

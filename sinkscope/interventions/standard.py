@@ -133,10 +133,11 @@ def _rotations(found: Findings, draw: "_Draw") -> dict[str, list[Edit]]:
     as_many = draw.rows(
         lambda sample, layout: draw.ordinary(sample, len(found.tokens[sample] - {layout.reference}))
     )
+    away = {"toward": "mean_other", "without": sinks}
     return {
-        "turn sinks away": [Rotate(at=sinks, toward="mean_other")],
-        "turn ordinary away": [Rotate(at=as_many, toward="mean_other")],
-        "turn BOS away": [Rotate(at=references, toward="mean_other")],
+        "turn sinks away": [Rotate(at=sinks, **away)],
+        "turn ordinary away": [Rotate(at=as_many, **away)],
+        "turn BOS away": [Rotate(at=references, **away)],
         "turn ordinary to BOS": [
             Rotate(at=one.loc[one["reference"] == reference], toward=int(reference))
             for reference in sorted(set(one["reference"]))

@@ -19,7 +19,7 @@ from sinkscope.errors import InputError
 from sinkscope.glossary import SEGMENTS
 from sinkscope.layout import TokenLayout
 
-__all__ = ["Cells", "Target", "TokenChoice", "rows_of_sample", "tokens_of"]
+__all__ = ["Cells", "Target", "TokenChoice", "of_sample", "rows_of_sample", "tokens_of"]
 
 TokenChoice = int | str | Sequence[int | str] | None
 """Tokens by position, by segment or by label; None for all."""
@@ -127,11 +127,16 @@ class Target:
 
     def for_sample(self: Self, sample: int) -> Self:
         """The same edit for one sample alone, which becomes sample 0."""
-        if self.at is None:
-            return self
-        rows = rows_of_sample(self.at, sample).assign(sample=0)
-        rows.attrs = {**self.at.attrs, "samples": 1}
-        return replace(self, at=rows)
+        return self if self.at is None else replace(self, at=of_sample(self.at, sample))
+
+
+def of_sample(table: Any, sample: int) -> Any:
+    """A table's rows of one sample, as a table of sample 0; what is no table stays."""
+    if not isinstance(table, pd.DataFrame):
+        return table
+    rows = rows_of_sample(table, sample).assign(sample=0)
+    rows.attrs = {**table.attrs, "samples": 1}
+    return rows
 
 
 def rows_of_sample(table: pd.DataFrame, sample: int) -> pd.DataFrame:
