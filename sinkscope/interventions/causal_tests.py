@@ -14,12 +14,11 @@ from sinkscope.analysis.bootstrap import bootstrap_interval, bootstrap_weights
 from sinkscope.analysis.finding import find_sinks
 from sinkscope.analysis.massive import find_massive_activations
 from sinkscope.analysis.thresholds import Thresholds
-from sinkscope.interventions.findings import Findings
 from sinkscope.interventions.measure import Run
 from sinkscope.interventions.standard import CONTROLS
 from sinkscope.record import Record
 
-__all__ = ["TESTS", "CausalTest", "causal_tests"]
+__all__ = ["TESTS", "Case", "CausalTest", "case_of", "causal_tests"]
 
 
 @dataclass(frozen=True)
@@ -140,39 +139,39 @@ TESTS: tuple[CausalTest, ...] = (
 """The claims, with the condition that tests each."""
 
 
+def case_of(run: Run, rules: Thresholds) -> Case:
+    """What the tests look at in one sample under one condition."""
+    reference = run.before.record.layouts[0].reference
+    return Case(reference, _seen(run.before.record, rules), _seen(run.after.record, rules))
+
+
 def causal_tests(
-    found: Findings, runs: Iterable[Run], *, draws: int = 2000, seed: int = 0
+    cases: Iterable[tuple[str, Case]], *, draws: int = 2000, seed: int = 0
 ) -> pd.DataFrame:
-    """How many clips answer yes to each test.
+    """In how many samples each claim holds.
 
     Args:
-        found: what was found before.
-        runs: every sample under the conditions of ``standard_interventions``.
-        draws: of the bootstrap over clips.
+        cases: every sample under every condition of ``standard_interventions``, with its name.
+        draws: of the bootstrap over samples.
         seed: of the bootstrap.
 
     Returns:
         One row a test whose condition was run: ``condition``, ``claim``, ``control``, ``clips``
-        (that had something to test), ``yes``, ``share``, ``low`` and ``high`` (95 % bootstrap
-        interval over those clips, NaN for one).
+        (samples that had something to test), ``yes``, ``share``, ``low`` and ``high`` (95 %
+        bootstrap interval over those samples, NaN for one).
     """
     answers: dict[CausalTest, list[bool]] = {}
-    for run in runs:
-        own = [test for test in TESTS if test.condition == run.condition]
-        if not own:
-            continue
-        layout = run.before.record.layouts[0]
-        before, after = (_seen(one.record, found.rules) for one in (run.before, run.after))
-        case = Case(layout.reference, before, after)
-        for test in own:
-            held = answers.setdefault(test, [])
-            answer = test.holds(case)
+    for condition, case in cases:
+        for test in TESTS:
+            if test.condition != condition:
+                continue
+            held, answer = answers.setdefault(test, []), test.holds(case)
             if answer is not None:
                 held.append(answer)
     rows = [_row(test, answers[test], draws, seed) for test in TESTS if test in answers]
     columns = ["condition", "claim", "control", "clips", "yes", "share", "low", "high"]
     table = pd.DataFrame(rows, columns=columns)
-    table.attrs = {"table": "causal_tests", "subject": found.subject.name}
+    table.attrs = {"table": "causal_tests", "draws": draws, "seed": seed}
     return table
 
 

@@ -15,9 +15,9 @@ import pandas as pd
 from torch import Tensor
 
 from sinkscope.analysis.thresholds import Thresholds
-from sinkscope.interventions.causal_tests import causal_tests
+from sinkscope.interventions.causal_tests import case_of, causal_tests
 from sinkscope.interventions.findings import Findings, find_origins
-from sinkscope.interventions.measure import Effects, run_conditions, summarise
+from sinkscope.interventions.measure import Effects, row_of, run_conditions, summarise
 from sinkscope.interventions.samples import samples_of
 from sinkscope.interventions.standard import standard_interventions
 from sinkscope.interventions.story import tell
@@ -79,18 +79,16 @@ def explain(
     samples = samples_of(data, input_ids=input_ids, prepend_bos=prepend_bos)
     found = find_origins(subject, samples, rules=rules, seen=seen)
     conditions = standard_interventions(found, seed=seed)
-    runs = []
-    if conditions:
-        for run in run_conditions(
-            found.subject,
-            found.data,
-            conditions,
-            transcribe=transcribe,
-            max_new_tokens=max_new_tokens,
-        ):
-            runs.append(run)
-            if advance is not None:
-                advance()
-    tests = causal_tests(found, runs, draws=draws, seed=seed)
-    measured = summarise(runs, found.subject, found.rules, draws=draws, seed=seed) if runs else None
+    rows, cases = [], []
+    how = {"transcribe": transcribe, "max_new_tokens": max_new_tokens}
+    runs = run_conditions(found.subject, found.data, conditions, **how) if conditions else ()
+    for run in runs:
+        rows.append(row_of(run, found.rules))
+        cases.append((run.condition, case_of(run, found.rules)))
+        if advance is not None:
+            advance()
+    tests = causal_tests(cases, draws=draws, seed=seed)
+    measured = None
+    if rows:
+        measured = summarise(rows, found.subject, found.rules, draws=draws, seed=seed)
     return Explanation(tell(found, tests, measured), found, tests, measured)

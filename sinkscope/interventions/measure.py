@@ -25,7 +25,7 @@ from sinkscope.interventions.samples import Sample, samples_of
 from sinkscope.interventions.session import AnyEdit
 from sinkscope.subjects.subject import Subject, load
 
-__all__ = ["Effects", "Run", "measure", "run_conditions", "summarise"]
+__all__ = ["Effects", "Run", "measure", "row_of", "run_conditions", "summarise"]
 
 Edits = AnyEdit | Sequence[AnyEdit]
 
@@ -87,12 +87,12 @@ def measure(
     runs = run_conditions(
         subject, several, named, transcribe=transcribe, max_new_tokens=max_new_tokens
     )
-    done = []
+    rows = []
     for run in runs:
-        done.append(run)
+        rows.append(row_of(run, rules))
         if advance is not None:
             advance()
-    return summarise(done, subject, rules, draws=draws, seed=seed)
+    return summarise(rows, subject, rules, draws=draws, seed=seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,17 +131,23 @@ def run_conditions(
             yield Run(name, sample, before, after)
 
 
+def row_of(run: Run, rules: Thresholds) -> dict[str, Any]:
+    """The row of one sample and condition in the table of clips."""
+    clip = run.before.record.clips[0]
+    about = {"sample": run.sample, "clip": clip.name if clip else f"sample {run.sample}"}
+    return {"condition": run.condition, **about, **run.after.numbers(rules, run.before)}
+
+
 def summarise(
-    runs: Sequence[Run], subject: Subject, rules: Thresholds, *, draws: int = 2000, seed: int = 0
+    rows: Sequence[Mapping[str, Any]],
+    subject: Subject,
+    rules: Thresholds,
+    *,
+    draws: int = 2000,
+    seed: int = 0,
 ) -> Effects:
-    """The effects that runs show."""
-    rows = []
-    for run in runs:
-        clip = run.before.record.clips[0]
-        about = {"sample": run.sample, "clip": clip.name if clip else f"text {run.sample}"}
-        numbers = run.after.numbers(rules, run.before)
-        rows.append({"condition": run.condition, **about, **numbers})
-    table = pd.DataFrame(rows)
+    """The effects that the rows of all samples and conditions show."""
+    table = pd.DataFrame(list(rows))
     table.attrs = {"table": "measured", **_about(subject, rules)}
     return Effects(effects(table, draws=draws, seed=seed), table)
 
