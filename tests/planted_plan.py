@@ -31,7 +31,8 @@ class Plan:
             half of the eight, a sink passes ``find_sinks``' ``min_heads``.
         trigger_share: the values of an intermediate trigger as a share of those of BOS (≥ 0.2).
         removed_layer: a later block whose MLP writes the opposite, or None. Its attention still
-            reads the features: it is the last locked one.
+            reads the features: it is the last locked one. So that the two cancel to 1e-5, the
+            blocks up to ``layer`` write nothing else.
         remover: the neuron that does so.
         born_in: "mlp", or "attention": then ``birth_head`` of block ``layer`` writes the features
             and no neuron does. Trigger queries attend to triggers there, all others to the rest.
@@ -204,6 +205,10 @@ def plant(parts: tuple[Parts, ...], embedding: Tensor, plan: Plan, *, scale: flo
     """
     embed(embedding, plan, scale=scale)
     silence(parts, plan)
+    if plan.removed_layer is not None:
+        for part in parts[: plan.layer + 1]:
+            part.attention_out[:] = 0
+            part.down[:] = 0
     born, bos = parts[plan.layer], embedding[BOS_ID] * scale
     if plan.born_in == "attention":
         bear_in_attention(born, plan, bos)
