@@ -37,7 +37,7 @@ class Plan:
         born_in: "mlp", or "attention": then ``birth_head`` of block ``layer`` writes the features
             and no neuron does. Trigger queries attend to triggers there, all others to the rest.
         constant_outlier: decoy: a feature that is large on every token from block ``layer`` on,
-            written by ``outlier_neuron`` with ``outlier_value``.
+            written by ``outlier_neuron`` with about ``outlier_value`` (half as much on triggers).
         cosine_decoy: decoy: id of a token that ``shadow_neuron`` of block ``layer`` gives the
             massive features too, so that it is a twin of BOS (cosine 0.86), and
             ``shadow_feature`` at 0.6 of their norm, from which locked heads turn away: no sink.
@@ -56,7 +56,7 @@ class Plan:
     born_in: str = "mlp"
     birth_head: int = 3
     constant_outlier: int | None = None
-    outlier_value: float = 600.0
+    outlier_value: float = 900.0
     outlier_neuron: int = 80
     cosine_decoy: int | None = None
     shadow_feature: int = 50
