@@ -4,7 +4,7 @@ A test looks at one clip before and after, and answers yes, no, or nothing to te
 answer is yes, over clips, is what an explanation reports.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -139,10 +139,10 @@ TESTS: tuple[CausalTest, ...] = (
 """The claims, with the condition that tests each."""
 
 
-def case_of(run: Run, rules: Thresholds) -> Case:
-    """What the tests look at in one sample under one condition."""
-    reference = run.before.record.layouts[0].reference
-    return Case(reference, _seen(run.before.record, rules), _seen(run.after.record, rules))
+def case_of(run: Run, rules: Thresholds, features: Collection[int]) -> Case:
+    """What the tests look at in one sample under one condition: its sinks and these features."""
+    before, after = (_seen(one.record, rules, features) for one in (run.before, run.after))
+    return Case(run.before.record.layouts[0].reference, before, after)
 
 
 def causal_tests(
@@ -194,8 +194,9 @@ def _row(test: CausalTest, answers: list[bool], draws: int, seed: int) -> dict[s
     }
 
 
-def _seen(record: Record, rules: Thresholds) -> Seen:
+def _seen(record: Record, rules: Thresholds, features: Collection[int]) -> Seen:
     sinks = find_sinks(record, **rules.of_sinks)
     massive = find_massive_activations(record, **rules.of_massive)
+    massive = massive.loc[massive["feature"].isin(list(features))]
     pairs = zip(massive["token"].tolist(), massive["feature"].tolist(), strict=True)
     return Seen(frozenset(sinks["token"].tolist()), frozenset(pairs))

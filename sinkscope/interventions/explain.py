@@ -84,7 +84,7 @@ def explain(
     runs = run_conditions(found.subject, found.data, conditions, **how) if conditions else ()
     for run in runs:
         rows.append(row_of(run, found.rules))
-        cases.append((run.condition, case_of(run, found.rules)))
+        cases.append((run.condition, case_of(run, found.rules, found.features)))
         if advance is not None:
             advance()
     tests = causal_tests(cases, draws=draws, seed=seed)

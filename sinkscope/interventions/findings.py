@@ -23,6 +23,9 @@ __all__ = ["Findings", "find_origins"]
 FEATURES = 3
 """Features that are traced where no activation is massive."""
 
+MOST_TOKENS = 0.5
+"""Share of all tokens above which a massive feature is an outlier of every token."""
+
 
 @dataclass(frozen=True, eq=False)
 class Findings:
@@ -34,7 +37,9 @@ class Findings:
         rules: when a token is a sink and an activation massive.
         record: the default record.
         sinks: what ``find_sinks`` found.
-        massive: what ``find_massive_activations`` found.
+        massive: what ``find_massive_activations`` found, without the outliers.
+        outliers: features that are massive at more than half of all tokens: large everywhere, so
+            tied to no sink, and left out.
         trace: the second forward at their tokens; None where nothing was found.
         origin: what ``trace_origin`` found in it.
         features: the traced features.
@@ -46,6 +51,7 @@ class Findings:
     record: Record
     sinks: pd.DataFrame
     massive: pd.DataFrame
+    outliers: tuple[int, ...]
     trace: Record | None
     origin: Origin | None
     features: tuple[int, ...]
@@ -110,13 +116,23 @@ def find_origins(
     if len(seen) != len(several):
         raise InputError(f"The record has {len(seen)} samples, the data {len(several)}.")
     sinks = find_sinks(seen, **rules.of_sinks)
-    massive = find_massive_activations(seen, **rules.of_massive)
+    massive, outliers = _without_outliers(find_massive_activations(seen, **rules.of_massive))
     features = tuple(sorted({int(f) for f in massive["feature"]})) or _largest(seen, sinks)
     traced = origin = None
     if features:
         traced = _trace(subject, several, [massive, sinks], features)
         origin = trace_origin(traced, ratio=rules.ratio)
-    return Findings(subject, several, rules, seen, sinks, massive, traced, origin, features)
+    return Findings(
+        subject, several, rules, seen, sinks, massive, outliers, traced, origin, features
+    )
+
+
+def _without_outliers(massive: pd.DataFrame) -> tuple[pd.DataFrame, tuple[int, ...]]:
+    """The rows of features that stand out at few tokens, and the other features."""
+    tokens = massive.drop_duplicates(["sample", "token", "feature"])["feature"].tolist()
+    most = MOST_TOKENS * sum(massive.attrs["tokens"])
+    outliers = tuple(sorted({f for f in tokens if tokens.count(f) > most}))
+    return massive.loc[~massive["feature"].isin(outliers)], outliers
 
 
 def _trace(

@@ -161,6 +161,8 @@ class _Draw:
         """A table of the tokens that a function of sample and layout names, at the birth layer."""
         found = []
         for sample, layout in enumerate(self.found.record.layouts):
+            if len(layout) <= len(self.found.tokens[sample] | {layout.reference}):
+                continue  # no ordinary token is left to turn towards or to compare with
             layer = self.birth_layer(sample)
             found += [
                 (sample, layer, int(token), layout.labels[int(token)], layout.reference)

@@ -26,11 +26,22 @@ _AUTHORS = {"mlp": "by the MLP", "attention": "by attention", "embedding": "with
 
 def tell(found: Findings, tests: pd.DataFrame, measured: Effects | None) -> str:
     """The story, one paragraph a line: found, born, written by, tested, and what to doubt."""
-    lines = [describe(found.sinks), describe(found.massive)]
+    lines = [describe(found.sinks), describe(found.massive), _outliers(found)]
+    lines = [line for line in lines if line]
     if found.origin is None or not len(found.origin.births):
         return "\n".join([*lines, "There is nothing whose origin could be traced."])
     lines += [_born(found), _written(found), _removed(found), *_tested(tests, measured)]
     return "\n".join(line for line in [*lines, _doubt(found)] if line)
+
+
+def _outliers(found: Findings) -> str:
+    if not found.outliers:
+        return ""
+    several = len(found.outliers) > 1
+    return (
+        f"Left out: feature{'s' * several} {', '.join(map(str, found.outliers))}, large at more "
+        f"than half of all tokens, so tied to no sink."
+    )
 
 
 def _born(found: Findings) -> str:
