@@ -69,7 +69,9 @@ class Plan:
             len(self.features),
         ):
             raise ValueError(f"{self.features}, {self.values}, {self.neurons}: sizes do not fit.")
-        if self.removed_layer is not None and (self.trigger_share != 1 or self.cosine_decoy):
+        if self.removed_layer is not None and (
+            self.trigger_share != 1 or self.cosine_decoy is not None
+        ):
             raise ValueError("One neuron removes one set of values: not with shares or a decoy.")
 
     @property
