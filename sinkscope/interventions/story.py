@@ -75,15 +75,17 @@ def _written(found: Findings) -> str:
     if found.origin is None or not chosen:
         why = "; ".join(sorted(set(found.origin.unreadable.values()))) if found.origin else ""
         return f"The neurons could not be read: {why}." if why else ""
-    neurons = found.origin.neurons
+    leading = found.origin.neurons.loc[found.origin.neurons["rank"] == 0]
     sentences = []
     for layer, which in chosen.items():
-        own = neurons.loc[(neurons["layer"] == layer) & (neurons["neuron"] == which[0])]
-        share, others = np.median(own["share"].tolist()), ", ".join(map(str, which[1:]))
-        sentences.append(
-            f"Neuron {which[0]} of layer {layer} writes {share:.0%} of what the MLP adds there "
-            f"(median over values){f', then {others}' if others else ''}. {_gate(own)}"
-        )
+        for neuron in which:
+            own = leading.loc[(leading["layer"] == layer) & (leading["neuron"] == neuron)]
+            if len(own):
+                features = ", ".join(map(str, sorted(set(own["feature"].tolist()))))
+                sentences.append(
+                    f"neuron {neuron} of layer {layer} writes {np.median(own['share']):.0%} of "
+                    f"what the MLP adds to {features} (median). {_gate(own)}"
+                )
     return "Written by: " + " ".join(sentences)
 
 
