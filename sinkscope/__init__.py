@@ -47,6 +47,7 @@ _HOME = {
     "segment_attention": "analysis.flow",
     "frames_of_token": "analysis.alignment",
     "in_encoder": "analysis.alignment",
+    "input_controls": "interventions.input_controls",
 }
 
 __all__ = ["__version__", "plots", *_HOME]  # pyright: ignore[reportUnsupportedDunderAll]
