@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from sinkscope.analysis.control_words import control_sentences
 from sinkscope.errors import InputError
 
 __all__ = ["describe"]
@@ -169,4 +170,5 @@ _WRITERS: dict[str, Callable[[pd.DataFrame], str]] = {
     "massive_features": _features,
     "twins": _twins,
     "low_meaning": _low_meaning,
+    "input_controls": lambda table: " ".join(control_sentences(table)),
 }

@@ -24,6 +24,11 @@ __all__ = ["ORIGINAL", "input_controls"]
 ORIGINAL = "original"
 """The name of the row of the unchanged input."""
 
+_COUNTS = ("tokens", "n_sinks", "n_intermediate", "n_massive", "n_twins")
+_KINDS: dict[str, Any] = {"bos_present": "boolean", **dict.fromkeys(_COUNTS, "Int64")}
+_KINDS |= dict.fromkeys(("sink_rate", "largest_sink_rate", "sink_rate_elsewhere"), float)
+_KINDS |= dict.fromkeys(("even_alpha", "largest_ratio", "jaccard"), float)
+
 
 def input_controls(
     subject: Any,
@@ -59,8 +64,8 @@ def input_controls(
         largest of another token in a layer), ``even_alpha`` (what even attention would give the
         reference); ``n_sinks`` (tokens), ``n_intermediate``, ``intermediate`` (their labels);
         ``largest_ratio`` (|x| to the layer's median), ``n_massive`` (pairs of token and feature),
-        ``massive_features``, ``jaccard`` (of these features and the original's; NaN where neither
-        has any), ``n_twins`` (twins of BOS). Where a control cannot be applied, ``reason`` says why
+        ``massive_features``, ``n_twins`` (twins of BOS), ``jaccard`` (of the massive features and
+        the original's; NaN where neither has any). Where a control cannot be applied, ``reason`` says why
         and the numbers are missing.
 
     Raises:
@@ -88,7 +93,7 @@ def input_controls(
             found, reason = _changed(control, sample, around, layers, thresholds)
             rows.append(said | {"control": name, "reason": reason} | _beside(found, before))
     words = {name: control.words for name, control in chosen.items()}
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows).astype(_KINDS)
     table.attrs = {"table": "input_controls", **attrs, "words": words}
     return table
 

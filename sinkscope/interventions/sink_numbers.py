@@ -27,7 +27,7 @@ def sink_numbers(record: Record, **thresholds: Any) -> dict[str, Any]:
         thresholds: of ``THRESHOLDS``.
 
     Returns:
-        The columns of ``input_controls`` from ``tokens`` to ``n_twins``, but ``jaccard``.
+        The columns of ``input_controls`` from ``tokens`` on, but ``jaccard``.
     """
     sinks = find_sinks(record, **thresholds)
     massive = find_massive_activations(record, ratio=thresholds.get("ratio"))
@@ -68,13 +68,13 @@ def _rates(record: Record, thresholds: dict[str, Any]) -> dict[str, float]:
     chosen = {name: thresholds[name] for name in names if name in thresholds}
     found = sink_attention(record, **chosen)
     rate, place = found.rate.isel(sample=0), record.layouts[0].reference
-    own = rate.isel(token=place)
-    others = rate.where(found.judged.isel(sample=0)).values.copy()
-    others[:, place] = np.nan
+    own, judged = rate.isel(token=place), found.judged.isel(sample=0).values.copy()
+    judged[:, place] = False
+    others = rate.values[judged]
     return {
         "sink_rate": float(own.mean()),
         "largest_sink_rate": float(own.max()),
-        "sink_rate_elsewhere": float(np.nanmax(others, initial=0.0)),
+        "sink_rate_elsewhere": float(others.max()) if len(others) else float("nan"),
         "even_alpha": float(even_attention(record).isel(sample=0, key=place).mean()),
     }
 
