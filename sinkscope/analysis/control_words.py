@@ -62,11 +62,12 @@ def _control(rows: pd.DataFrame, before: pd.DataFrame, said: dict) -> str:
 
 def _features(done: pd.DataFrame) -> str:
     """How the massive features compare with the original's."""
-    if done["jaccard"].isna().all():
+    alike = [one for one in done["jaccard"].tolist() if one == one]
+    if not alike:
         return "no massive features, as before"
-    if not done["n_massive"].astype(int).any():
+    if not any(done["n_massive"].tolist()):
         return "no massive features any more"
-    mean = done["jaccard"].mean()
+    mean = sum(alike) / len(alike)
     return "the same massive features" if mean == 1 else f"massive features alike by {mean:.0%}"
 
 
@@ -86,14 +87,14 @@ def _labels(rows: pd.DataFrame) -> str:
 
 
 def _held(rows: pd.DataFrame) -> int:
-    return int((rows["n_intermediate"].astype(int) > 0).sum())
+    return sum(number > 0 for number in rows["n_intermediate"].tolist())
 
 
 def _reference(rows: pd.DataFrame) -> str:
-    present = rows["bos_present"].astype(bool)
-    if present.all():
+    present = rows["bos_present"].tolist()
+    if all(present):
         return "BOS"
-    return "BOS or the first token" if present.any() else "the first token"
+    return "BOS or the first token" if any(present) else "the first token"
 
 
 def _reasons(rows: pd.DataFrame) -> str:
@@ -102,7 +103,7 @@ def _reasons(rows: pd.DataFrame) -> str:
 
 def _caution(before: pd.DataFrame, said: dict) -> list[str]:
     """Short inputs, whose first token passes by even attention alone."""
-    short = int((before["even_alpha"] > said["threshold"]).sum())
+    short = sum(alpha > said["threshold"] for alpha in before["even_alpha"].tolist())
     if not short:
         return []
     return [
@@ -112,7 +113,8 @@ def _caution(before: pd.DataFrame, said: dict) -> list[str]:
 
 
 def _mean(rows: pd.DataFrame, column: str) -> float:
-    return float(rows[column].astype(float).mean())
+    values = rows[column].tolist()
+    return sum(values) / len(values)
 
 
 def _count(number: int, noun: str) -> str:

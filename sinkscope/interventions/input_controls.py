@@ -65,8 +65,8 @@ def input_controls(
         reference); ``n_sinks`` (tokens), ``n_intermediate``, ``intermediate`` (their labels);
         ``largest_ratio`` (|x| to the layer's median), ``n_massive`` (pairs of token and feature),
         ``massive_features``, ``n_twins`` (twins of BOS), ``jaccard`` (of the massive features and
-        the original's; NaN where neither has any). Where a control cannot be applied, ``reason`` says why
-        and the numbers are missing.
+        the original's; NaN where neither has any). Where a control cannot be applied, ``reason``
+        says why and the numbers are missing.
 
     Raises:
         InputError: data that the subject cannot take, an unknown control or threshold.
