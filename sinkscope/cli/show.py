@@ -4,16 +4,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sinkscope.record import Record
     from sinkscope.reports.run import Thresholds
+    from sinkscope.reports.sections import Section
 
 __all__ = ["show_run"]
 
 ROWS = 12
 
 
-def show_run(record: "Record", thresholds: "Thresholds", folder: Path) -> None:
-    """Print the findings of a run that was written to ``folder``."""
+def show_run(
+    record: "Record", thresholds: "Thresholds", folder: Path, *, sections: "Sequence[Section]" = ()
+) -> None:
+    """Print the findings of a run that was written to ``folder``, and those of its sections."""
     from rich.console import Console
     from rich.table import Table
 
@@ -32,6 +37,10 @@ def show_run(record: "Record", thresholds: "Thresholds", folder: Path) -> None:
         console.print(table)
         if len(sinks) > ROWS:
             console.print(f"and {len(sinks) - ROWS} more in tables/sink_summary.csv", style="dim")
+    for section in sections:
+        console.print(section.title, style="bold", markup=False)
+        for sentence in section.sentences:
+            console.print(f"• {sentence}", markup=False)
     console.print(f"report: {folder / 'report.html'}", style="bold", markup=False, soft_wrap=True)
 
 

@@ -11,6 +11,7 @@ Example:
 
 from sinkscope.plots.attention_map import attention_map as attention_map
 from sinkscope.plots.bos_cosine import bos_cosine as bos_cosine
+from sinkscope.plots.input_controls import input_controls as input_controls
 from sinkscope.plots.layer_magnitudes import layer_magnitudes as layer_magnitudes
 from sinkscope.plots.magnitudes import magnitudes as magnitudes
 from sinkscope.plots.magnitudes_3d import magnitudes_3d as magnitudes_3d
@@ -21,6 +22,7 @@ from sinkscope.plots.sinks_over_time import sinks_over_time as sinks_over_time
 __all__ = [
     "attention_map",
     "bos_cosine",
+    "input_controls",
     "layer_magnitudes",
     "magnitudes",
     "magnitudes_3d",

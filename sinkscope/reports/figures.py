@@ -16,7 +16,7 @@ from sinkscope.plots.maps import has_map
 from sinkscope.record import Record
 from sinkscope.reports.thresholds import Thresholds
 
-__all__ = ["RunFigure", "run_figures"]
+__all__ = ["RunFigure", "png_of", "run_figures"]
 
 DOTS_PER_INCH = 144
 PAGE = 106
@@ -114,7 +114,9 @@ def run_figures(
         del draw["attention_map"]
     if not np.isfinite(record.layouts[sample].seconds).any():
         del draw["sinks_over_time"]
-    return [RunFigure(name, *CAPTIONS[name], _png(draw[name])) for name in CAPTIONS if name in draw]
+    return [
+        RunFigure(name, *CAPTIONS[name], png_of(draw[name])) for name in CAPTIONS if name in draw
+    ]
 
 
 def _sample(sinks: pd.DataFrame) -> int:
@@ -131,7 +133,7 @@ def _massive_layer(layers: pd.DataFrame, sample: int) -> int:
     return int(own["layer"].to_numpy()[own["ratio"].argmax()])
 
 
-def _png(draw: Callable[[], Axes]) -> bytes:
+def png_of(draw: Callable[[], Axes]) -> bytes:
     """The picture of a new figure, which is closed again."""
     figure = draw().get_figure(root=True)
     if figure is None:

@@ -11,6 +11,7 @@ from sinkscope.analysis.tables import as_ranges
 from sinkscope.record import Record
 from sinkscope.reports.cells import columns_of, rows_of
 from sinkscope.reports.figures import RunFigure
+from sinkscope.reports.sections import Section
 from sinkscope.reports.tables import MEANING
 from sinkscope.reports.thresholds import Thresholds
 from sinkscope.reports.words import answers, sentences
@@ -31,6 +32,7 @@ def render(
     *,
     thresholds: Thresholds,
     run: Mapping[str, Any],
+    sections: Sequence[Section] = (),
 ) -> str:
     """The page of a run. Every text of a model or file is escaped.
 
@@ -40,6 +42,7 @@ def render(
         figures: as ``run_figures`` gives them.
         thresholds: those of the tables.
         run: what ``run.json`` says.
+        sections: what else there is to tell, in this order.
     """
     environment = Environment(
         loader=PackageLoader("sinkscope.reports", "."),
@@ -54,8 +57,9 @@ def render(
         sentences=sentences(tables),
         facts=_facts(record, tables, thresholds, run),
         samples=[_sample(record, index) for index in range(len(record))],
-        figures=[(one, base64.b64encode(one.png).decode(), one.width) for one in figures],
-        tables=[_shown(name, table) for name, table in tables.items()],
+        figures=_pictures(figures),
+        sections=[(one, _pictures(one.figures), _tables(one)) for one in sections],
+        tables=[_shown(name, table, MEANING.get(name, "")) for name, table in tables.items()],
         most_rows=MOST_ROWS,
         thresholds=thresholds,
         ratio=tables["massive_activations"].attrs["ratio_threshold"],
@@ -141,10 +145,19 @@ def _sample(record: Record, index: int) -> dict[str, Any]:
     }
 
 
-def _shown(name: str, table: pd.DataFrame) -> dict[str, Any]:
+def _pictures(figures: Sequence[RunFigure]) -> list[tuple[RunFigure, str, int]]:
+    return [(one, base64.b64encode(one.png).decode(), one.width) for one in figures]
+
+
+def _tables(section: Section) -> list[dict[str, Any]]:
+    meaning = section.meaning
+    return [_shown(name, table, meaning.get(name, "")) for name, table in section.tables.items()]
+
+
+def _shown(name: str, table: pd.DataFrame, meaning: str) -> dict[str, Any]:
     return {
         "name": name,
-        "meaning": MEANING.get(name, ""),
+        "meaning": meaning,
         "open": name in OPEN,
         "count": len(table),
         "columns": columns_of(table),

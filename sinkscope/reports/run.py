@@ -7,7 +7,7 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from sinkscope.errors import InputError
 from sinkscope.record import Record
 from sinkscope.reports.figures import run_figures
 from sinkscope.reports.page import render
+from sinkscope.reports.sections import Section, refuse_clashes
 from sinkscope.reports.tables import run_tables
 from sinkscope.reports.thresholds import Thresholds
 from sinkscope.reports.words import sentences
@@ -32,6 +33,7 @@ def write_run(
     *,
     thresholds: Thresholds | None = None,
     run: Mapping[str, Any] | None = None,
+    sections: Sequence[Section] = (),
     overwrite: bool = False,
 ) -> Path:
     """Analyse a record and write everything to a run folder.
@@ -44,6 +46,7 @@ def write_run(
         record: what was recorded.
         thresholds: what counts as a sink and as massive; the defaults if left out.
         run: more for ``run.json`` (a seed, a command line).
+        sections: what else the run has to tell, after the figures of its record.
         overwrite: replace an older run that has the name.
 
     Returns:
@@ -58,7 +61,7 @@ def write_run(
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     temporary.chmod(0o755)
     try:
-        _write(temporary, record, thresholds or Thresholds(), dict(run or {}))
+        _write(temporary, record, thresholds or Thresholds(), dict(run or {}), sections)
         _swap(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -83,19 +86,29 @@ def refuse_existing(folder: str | Path, *, overwrite: bool = False) -> None:
         raise InputError(f"{folder} is a file; name a folder for the run.")
 
 
-def _write(folder: Path, record: Record, thresholds: Thresholds, run: dict[str, Any]) -> None:
+def _write(
+    folder: Path,
+    record: Record,
+    thresholds: Thresholds,
+    run: dict[str, Any],
+    sections: Sequence[Section],
+) -> None:
     tables = run_tables(record, thresholds)
     figures = run_figures(record, tables, thresholds)
     said = _said(record, thresholds) | run
     said["findings"] = sentences(tables)
+    own = {"run": said, "tables": tables, "figures": [one.name for one in figures]}
+    refuse_clashes(sections, own)
+    said |= {section.name: list(section.sentences) for section in sections}
     record.save(folder / "record")
     (folder / "tables").mkdir()
-    for name, table in tables.items():
+    more = {name: table for section in sections for name, table in section.tables.items()}
+    for name, table in (tables | more).items():
         table.to_csv(folder / "tables" / f"{name}.csv", index=False)
     (folder / "figures").mkdir()
-    for figure in figures:
+    for figure in (*figures, *(one for section in sections for one in section.figures)):
         (folder / "figures" / f"{figure.name}.png").write_bytes(figure.png)
-    page = render(record, tables, figures, thresholds=thresholds, run=said)
+    page = render(record, tables, figures, thresholds=thresholds, run=said, sections=sections)
     (folder / "report.html").write_text(page, encoding="utf-8")
     content = json.dumps(_plain(said), indent=2, ensure_ascii=False, allow_nan=False)
     (folder / "run.json").write_text(content + "\n", encoding="utf-8")
