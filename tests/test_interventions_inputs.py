@@ -4,17 +4,22 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 import sinkscope as ss
+from sinkscope.avsr.clip import Clip
 from sinkscope.avsr.config import AvsrConfig, EncoderConfig
 from sinkscope.avsr.model import LlamaAvsr
 from sinkscope.errors import InputError
+from sinkscope.interventions import changes
+from sinkscope.interventions.controls import CONTROLS, Sample, Surroundings
 from sinkscope.subjects.avsr import AvsrSubject
 from tests.test_subjects_avsr import a_clip, random_model
 
 SWAPPED = ("video", "audio")
+NOTHING = Surroundings((), np.random.default_rng(0))
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +102,118 @@ def test_a_model_of_one_stream_has_no_order(subject: AvsrSubject) -> None:
     model = LlamaAvsr(alone, subject.tokenizer)
     with pytest.raises(InputError, match="all that this model reads is audio"):
         ss.load(model).with_options(stream_order=SWAPPED)
+
+
+def rows_of(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """The rows of a table of one input, by control."""
+    return {row["control"]: row for row in table.to_dict("records")}
+
+
+def seen_by(encoder: Any, run: Any) -> list[Clip]:
+    """The clips that an encoder prepares while something runs."""
+    clips, prepare = [], encoder.prepare
+
+    def watched(given: Any, **options: Any) -> Any:
+        clips.extend(given)
+        return prepare(given, **options)
+
+    encoder.prepare = watched
+    try:
+        run()
+    finally:
+        del encoder.prepare
+    return clips
+
+
+def test_silence_reaches_the_encoder_as_zeros(subject: AvsrSubject) -> None:
+    clip = a_clip()
+    before, *after = seen_by(
+        subject.model.encoder("audio"),
+        lambda: ss.input_controls(subject, clip, controls=["silence"]),
+    )[-2:]
+    assert np.abs(before.waveform).max() > 0
+    assert len(after) == 1
+    assert not after[0].waveform.any()
+    assert after[0].waveform.shape == clip.waveform.shape
+    assert after[0].waveform.dtype == clip.waveform.dtype
+    np.testing.assert_array_equal(after[0].frames, clip.frames)
+
+
+def test_a_frozen_clip_has_its_middle_picture_throughout(subject: AvsrSubject) -> None:
+    clip = a_clip()
+    after = seen_by(
+        subject.model.encoder("video"),
+        lambda: ss.input_controls(subject, clip, controls=["frozen_frame"]),
+    )[-1]
+    assert after.frames.shape == clip.frames.shape
+    assert (after.frames == clip.frames[12]).all()
+    assert not (clip.frames == clip.frames[12]).all()
+    np.testing.assert_array_equal(after.waveform, clip.waveform)
+
+
+def test_another_picture_is_cut_to_fit() -> None:
+    clip, longer, shorter = a_clip(1.0), a_clip(1.4), a_clip(0.8)
+    same = changes.other_picture(clip, longer)
+    np.testing.assert_array_equal(same.frames, longer.frames[:25])
+    assert len(same.waveform) == len(clip.waveform)
+    cut = changes.other_picture(clip, shorter)
+    assert len(cut.frames) == 20
+    assert len(cut.waveform) == 12_800
+    np.testing.assert_array_equal(cut.waveform, clip.waveform[:12_800])
+
+
+def test_the_other_picture_is_one_that_is_long_enough(subject: AvsrSubject) -> None:
+    clips = [a_clip(1.0), a_clip(0.6), a_clip(1.4)]
+    table = ss.input_controls(subject, clips, controls=["other_picture"])
+    own = table.loc[table["sample"] == 0]
+    assert own["tokens"].tolist() == [22, 22]  # the third clip's, not the next one's
+    last = table.loc[table["sample"] == 2]
+    assert last["tokens"].tolist() == [26, 22]  # no other is as long
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_no_other_picture_is_said(subject: AvsrSubject, others: int) -> None:
+    clips = [a_clip()] * (1 + others)  # the same picture twice is no other one
+    table = ss.input_controls(subject, clips, controls=["other_picture"])
+    changed = table.loc[table["control"] == "other_picture"]
+    assert set(changed["reason"]) == {"no other clip has another picture."}
+    assert changed[["sink_rate", "tokens", "jaccard"]].isna().all(axis=None)
+
+
+def test_what_no_token_is_made_of_cannot_be_changed(subject: AvsrSubject) -> None:
+    rows = rows_of(ss.input_controls(subject.with_options(modality="audio"), a_clip()))
+    for name in ("frozen_frame", "other_picture", "swapped_order"):
+        assert rows[name]["reason"] == "no token is made of picture here."
+    assert rows["silence"]["reason"] == ""
+    rows = rows_of(ss.input_controls(subject.with_options(modality="video"), a_clip()))
+    assert rows["silence"]["reason"] == "no token is made of sound here."
+
+
+def test_no_bos_takes_one_token_away(subject: AvsrSubject) -> None:
+    rows = rows_of(ss.input_controls(subject, a_clip(), controls=["no_bos"]))
+    assert rows["original"]["tokens"] - rows["no_bos"]["tokens"] == 1
+    assert (rows["original"]["reference"], rows["no_bos"]["reference"]) == ("<s>", "<audio>")
+    sample = Sample(subject, inputs_of(subject, a_clip()).layouts[0], clip=a_clip())
+    changed = CONTROLS["no_bos"].change(sample, NOTHING)
+    given = dict(changed.arguments())
+    labels = inputs_of(subject, given.pop("data"), **given).layouts[0].labels
+    assert labels == sample.layout.labels[1:]
+
+
+def test_without_a_bos_there_is_none_to_take(subject: AvsrSubject) -> None:
+    rows = rows_of(ss.input_controls(subject, a_clip(), prepend_bos=False))
+    for name in ("no_bos", "repeated_after_bos"):
+        assert rows[name]["reason"] == "there is no BOS to begin with."
+    assert rows["repeated_token"]["tokens"] == rows["original"]["tokens"] == 21
+
+
+def test_swapping_a_swapped_subject_gives_the_published_order(subject: AvsrSubject) -> None:
+    swapped = subject.with_options(stream_order=SWAPPED)
+    sample = Sample(swapped, inputs_of(swapped, a_clip()).layouts[0], clip=a_clip())
+    again = CONTROLS["swapped_order"].change(sample, NOTHING)
+    assert again.subject.stream_order == ("audio", "video")
+    names = ["sample", "name", "control"]
+    there = ss.input_controls(subject, a_clip(), controls=["swapped_order"]).drop(columns=names)
+    back = ss.input_controls(swapped, a_clip(), controls=["swapped_order"]).drop(columns=names)
+    for one, other in ((0, 1), (1, 0)):
+        assert there.loc[one].drop("jaccard").equals(back.loc[other].drop("jaccard"))

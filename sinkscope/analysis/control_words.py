@@ -39,7 +39,7 @@ def _unchanged(before: pd.DataFrame, said: dict) -> str:
         f"Unchanged ({_count(len(before), 'input')}; {rule}): sink rate of {_reference(before)} "
         f"{_mean(before, 'sink_rate'):.2f}; an intermediate sink in {_held(before)} of "
         f"{len(before)}{_labels(before)}; largest |x| {_mean(before, 'largest_ratio'):.0f} × the "
-        f"median; {_massive(before)}."
+        f"median; {_massive(before)}. Below, the unchanged inputs stand left of an arrow."
     )
 
 
