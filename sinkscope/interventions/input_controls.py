@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 
 from sinkscope.analysis.finding import find_sinks
 from sinkscope.avsr.clip import Clip
@@ -34,7 +35,7 @@ def input_controls(
     subject: Any,
     data: Any = None,
     *,
-    input_ids: Sequence[Any] | None = None,
+    input_ids: Tensor | Sequence[Any] | None = None,
     controls: Sequence[str] | Mapping[str, Control] | None = None,
     layers: Sequence[int] | None = None,
     prepend_bos: bool | None = None,
@@ -48,7 +49,7 @@ def input_controls(
     Args:
         subject: a `Subject`, or anything that ``load`` takes.
         data: a clip or several, a text or several.
-        input_ids: token ids of several texts, ``[sample][token]``, instead of data.
+        input_ids: token ids of a text or of several, ``[sample][token]``, instead of data.
         controls: names of ``CONTROLS``, or rows like those there; None: all that make sense for
             clips, or for texts.
         layers: 0-based layers to record; all by default.
@@ -126,19 +127,29 @@ def _beside(found: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
 
 
 def _samples(
-    subject: Any, data: Any, input_ids: Sequence[Any] | None, prepend_bos: bool | None
+    subject: Any, data: Any, input_ids: Tensor | Sequence[Any] | None, prepend_bos: bool | None
 ) -> list[Sample]:
     """One sample for each input, with the layout that it has when nothing is changed."""
     if (data is None) == (input_ids is None):
         raise InputError("input_controls: give data or input_ids, one of the two.")
     if input_ids is not None:
-        given: list[dict[str, Any]] = [{"input_ids": [list(map(int, one))]} for one in input_ids]
+        given: list[dict[str, Any]] = [{"input_ids": [ids]} for ids in _lists(input_ids)]
     else:
         several = [data] if isinstance(data, Clip | str) else list(data)
         given = [{"data": one, "prepend_bos": prepend_bos} for one in several]
     if not given:
         raise InputError("input_controls: no input was given; give at least one.")
     return [_sample(subject, one) for one in given]
+
+
+def _lists(ids: Tensor | Sequence[Any]) -> list[list[int]]:
+    """The ids of each text; they may differ in length."""
+    rows = ids.tolist() if isinstance(ids, Tensor) else [_plain(one) for one in ids]
+    return [rows] if rows and isinstance(rows[0], int) else rows
+
+
+def _plain(ids: Any) -> Any:
+    return ids.tolist() if hasattr(ids, "tolist") else ids
 
 
 def _sample(subject: Any, given: dict[str, Any]) -> Sample:
