@@ -169,5 +169,5 @@ def test_what_makes_no_sense_is_said_or_refused(plant: Planted) -> None:
         ss.input_controls(plant.model, [])
     with pytest.raises(InputError, match="no tokenizer"):
         ss.input_controls(plant.model, "a text")
-    with pytest.raises(InputError, match="threshold is 2.0"):
+    with pytest.raises(InputError, match=r"threshold is 2\.0"):
         rows_of(plant.model, ids, threshold=2.0)
