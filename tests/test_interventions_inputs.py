@@ -14,8 +14,9 @@ from sinkscope.avsr.config import AvsrConfig, EncoderConfig
 from sinkscope.avsr.model import LlamaAvsr
 from sinkscope.errors import InputError
 from sinkscope.interventions import changes
-from sinkscope.interventions.controls import CONTROLS, Sample, Surroundings
+from sinkscope.interventions.controls import CONTROLS, Control, Sample, Surroundings
 from sinkscope.subjects.avsr import AvsrSubject
+from tests.test_encoders_subjects import joint, model_with
 from tests.test_subjects_avsr import a_clip, random_model
 
 SWAPPED = ("video", "audio")
@@ -102,6 +103,19 @@ def test_a_model_of_one_stream_has_no_order(subject: AvsrSubject) -> None:
     model = LlamaAvsr(alone, subject.tokenizer)
     with pytest.raises(InputError, match="all that this model reads is audio"):
         ss.load(model).with_options(stream_order=SWAPPED)
+    assert ss.load(model).provenance()["stream_order"] == ["audio"]
+
+
+def test_one_sequence_of_both_has_no_order() -> None:
+    subject = ss.load(joint(single=True))
+    with pytest.raises(InputError, match="all that this model reads is one sequence of both"):
+        subject.with_options(stream_order=SWAPPED)
+    rows = rows_of(ss.input_controls(subject, a_clip()))
+    assert "which has no order" in rows["swapped_order"]["reason"]
+    done = {name for name, row in rows.items() if not row["reason"]}
+    assert done >= {"silence", "frozen_frame", "no_bos", "repeated_token"}
+    apart = ss.load(joint(single=False)).with_options(stream_order=SWAPPED)
+    assert inputs_of(apart, a_clip()).layouts[0].labels[1:3] == ("<video>", "v0")
 
 
 def rows_of(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
@@ -217,3 +231,45 @@ def test_swapping_a_swapped_subject_gives_the_published_order(subject: AvsrSubje
     back = ss.input_controls(swapped, a_clip(), controls=["swapped_order"]).drop(columns=names)
     for one, other in ((0, 1), (1, 0)):
         assert there.loc[one].drop("jaccard").equals(back.loc[other].drop("jaccard"))
+
+
+def test_a_repeated_feature_stands_everywhere_but_where_bos_is_kept(subject: AvsrSubject) -> None:
+    inputs = inputs_of(subject, a_clip())
+    sample, plain = Sample(subject, inputs.layouts[0], clip=a_clip()), inputs.kwargs["inputs"]
+    first = plain.inputs_embeds[0, 2]  # after BOS and <audio>
+    for name, kept in (("repeated_token", 0), ("repeated_after_bos", 1)):
+        changed = CONTROLS[name].change(sample, NOTHING)
+        assert torch.equal(changed.embeds[:kept], plain.inputs_embeds[0, :kept])
+        assert (changed.embeds[kept:] == first).all()
+        assert changed.layout.labels == ("<s>",) * kept + ("a0",) * (22 - kept)
+        assert changed.layout.has_bos == bool(kept)
+
+
+def test_embeddings_are_read_as_the_clip_is(subject: AvsrSubject) -> None:
+    """Through the embeddings, an unchanged clip gives what it gives by itself."""
+    inputs = inputs_of(subject, a_clip())
+    embeds = inputs.kwargs["inputs"].inputs_embeds[0]
+    layout = inputs.layouts[0]
+    same = Control("the same", ("clip",), lambda sample, _: replace(sample, embeds=embeds))
+    rows = rows_of(ss.input_controls(subject, a_clip(), controls={"same": same}))
+    assert rows["original"]["tokens"] == len(layout)
+    for name, value in rows["original"].items():
+        if name != "control":
+            assert rows["same"][name] == pytest.approx(value, nan_ok=True), name
+
+
+def test_encoders_have_the_controls_of_their_stream() -> None:
+    encoder = ss.load(model_with("wavlm")).encoder("audio")
+    rows = rows_of(ss.input_controls(encoder, a_clip()))
+    assert rows["silence"]["reason"] == ""
+    assert rows["silence"]["tokens"] == rows["original"]["tokens"]
+    assert rows["silence"]["sink_rate"] >= 0
+    reasons = {name: row["reason"] for name, row in rows.items() if row["reason"]}
+    assert reasons == {
+        "frozen_frame": "no token is made of picture here.",
+        "other_picture": "no token is made of picture here.",
+        "swapped_order": "no token is made of picture here.",
+        "no_bos": "there is no BOS to begin with.",
+        "repeated_token": "this model reads frames, not tokens of a language model.",
+        "repeated_after_bos": "there is no BOS to begin with.",
+    }

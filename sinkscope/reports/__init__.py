@@ -6,6 +6,7 @@ Example:
 """
 
 from sinkscope.reports.run import refuse_existing, write_run
+from sinkscope.reports.sections import Section
 from sinkscope.reports.thresholds import Thresholds
 
-__all__ = ["Thresholds", "refuse_existing", "write_run"]
+__all__ = ["Section", "Thresholds", "refuse_existing", "write_run"]
