@@ -74,6 +74,7 @@ _HOME = {
     "compare_features": "analysis.inheritance",
     "published_features": "analysis.published",
     "match_published": "analysis.published",
+    "input_controls": "interventions.input_controls",
 }
 
 __all__ = ["__version__", "plots", *_HOME]  # pyright: ignore[reportUnsupportedDunderAll]

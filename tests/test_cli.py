@@ -76,6 +76,18 @@ def test_models_are_listed() -> None:
         assert name in done.stdout
 
 
+def test_scan_with_controls(tmp_path: Path) -> None:
+    clips, folder = ss.bundled_clips()[:2], tmp_path / "run"
+    done = run("scan", "tiny-avsr", *clips, "-o", folder, "--controls", "--layers", "1-3")
+    assert done.returncode == 0, done.stderr
+    assert "Input controls" in done.stdout
+    assert "Without BOS: sink rate" in done.stdout
+    rows = (folder / "tables" / "input_controls.csv").read_text().splitlines()
+    assert len(rows) == 1 + 2 * 8  # each clip as it is, and under seven controls
+    assert "<h2>Input controls</h2>" in (folder / "report.html").read_text()
+    assert json.loads((folder / "run.json").read_text())["input_controls"]
+
+
 def test_grid_goes_end_to_end(tmp_path: Path) -> None:
     clips = sorted(shared("data/grid").glob("*.mpg"))[:2]
     done = run("scan", "tiny-avsr", *clips, "-o", tmp_path / "grid")

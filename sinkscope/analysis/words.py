@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from sinkscope.analysis.control_words import control_sentences
 from sinkscope.analysis.words_cause import CAUSE_WRITERS
 from sinkscope.analysis.words_features import FEATURE_WRITERS
 from sinkscope.errors import InputError
@@ -215,4 +216,5 @@ _WRITERS: dict[str, Callable[[pd.DataFrame], str]] = {
     **FEATURE_WRITERS,
     **CAUSE_WRITERS,
     "sink_mechanics": _mechanics,
+    "input_controls": lambda table: " ".join(control_sentences(table)),
 }

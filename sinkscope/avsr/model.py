@@ -25,7 +25,7 @@ from sinkscope.avsr.inputs import Inputs, Part, Span, assemble, token_times
 from sinkscope.avsr.llm import build_llm
 from sinkscope.avsr.lora import attach_lora
 from sinkscope.avsr.parts import parts_of
-from sinkscope.avsr.streams import chosen_rate, chosen_streams
+from sinkscope.avsr.streams import ORDER, chosen_order, chosen_rate, chosen_streams
 from sinkscope.avsr.tokens import added_ids, read_tokenizer
 from sinkscope.errors import CheckpointError, InputError
 
@@ -73,6 +73,7 @@ class LlamaAvsr(FrontEnd):
         prepend_bos: bool | None = None,
         padding_side: Literal["left", "right"] = "right",
         strict_original: bool = False,
+        stream_order: Sequence[str] | None = None,
     ) -> Inputs:
         """Encodes, compresses and projects clips, and lays their tokens out.
 
@@ -86,13 +87,16 @@ class LlamaAvsr(FrontEnd):
             padding_side: where shorter samples are padded.
             strict_original: as Llama-AVSR's own code: nothing is masked, so that the padding of
                 shorter clips is encoded and attended to like content.
+            stream_order: ``("video", "audio")`` puts the picture first, each stream between its
+                own delimiters; None is the published order.
 
         Raises:
-            InputError: a clip lacks a stream or is too short for one token, or a rate or a text is
-                unusable.
+            InputError: a clip lacks a stream or is too short for one token, or a rate, a text or an
+                order is unusable.
         """
         if texts is not None and len(texts) != len(clips):
             raise InputError(f"{len(texts)} texts for {len(clips)} clips; give one text a clip.")
+        order = chosen_order(stream_order, self.config)
         streams = [chosen_streams(clip, modality, self.config) for clip in clips]
         features: list[dict[str, Tensor]] = [{} for _ in clips]
         asked = {"audio": audio_rate, "video": video_rate, "audiovisual": video_rate}
@@ -110,6 +114,7 @@ class LlamaAvsr(FrontEnd):
                 rates=rates,
                 text=None if texts is None else texts[index],
                 prepend_bos=prepend_bos,
+                stream_order=order,
             )
             for index, found in enumerate(features)
         ]
@@ -122,8 +127,9 @@ class LlamaAvsr(FrontEnd):
         rates: dict[str, int],
         text: str | None = None,
         prepend_bos: bool | None = None,
+        stream_order: Sequence[str] = ORDER,
     ) -> list[Part]:
-        """The parts of one sample in Llama-AVSR's order.
+        """The parts of one sample, in Llama-AVSR's order if no other is asked for.
 
         Args:
             features: projected tokens (token, feature) of ``"audio"``, ``"video"`` or both, or of
@@ -131,6 +137,7 @@ class LlamaAvsr(FrontEnd):
             rates: encoder frames a token, by stream.
             text: the transcript, or None.
             prepend_bos: whether BOS opens the sequence; None where the tokenizer has one.
+            stream_order: the streams, the first one first.
 
         Raises:
             InputError: BOS is asked for and the tokenizer has none.
@@ -141,7 +148,12 @@ class LlamaAvsr(FrontEnd):
             times = token_times(len(tokens), rate=rate, frame_rate=frame_rate)
             found.append(Part(stream, features=tokens, times=times))
         return parts_of(
-            found, tokenizer=self.tokenizer, ids=self.ids, text=text, prepend_bos=prepend_bos
+            found,
+            tokenizer=self.tokenizer,
+            ids=self.ids,
+            text=text,
+            prepend_bos=prepend_bos,
+            stream_order=stream_order,
         )
 
     def assemble(
@@ -178,6 +190,7 @@ class LlamaAvsr(FrontEnd):
         modality: Modality | None = None,
         audio_rate: int | None = None,
         video_rate: int | None = None,
+        stream_order: Sequence[str] | None = None,
         **how: Any,
     ) -> list[str]:
         """Writes what is said, by greedy search if nothing else is asked for; in one batch.
@@ -187,6 +200,7 @@ class LlamaAvsr(FrontEnd):
             modality: as in `prepare`, as are the rates.
             audio_rate: for sound.
             video_rate: for mouth crops.
+            stream_order: as in `prepare`.
             how: the fields of `sinkscope.avsr.generation.Search`.
 
         Raises:
@@ -198,6 +212,7 @@ class LlamaAvsr(FrontEnd):
             audio_rate=audio_rate,
             video_rate=video_rate,
             padding_side="left",
+            stream_order=stream_order,
         )
         ids = self.generate(inputs, **how)
         return self.tokenizer.batch_decode(ids, skip_special_tokens=True)

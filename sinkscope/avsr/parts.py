@@ -1,14 +1,15 @@
 """The parts of one sample in Llama-AVSR's order, before anything is embedded.
 
 Arxiv 2409.12319, section 2: BOS, sound, picture, prompt, transcript, EOS. Sound and picture stand
-between delimiters of their own; one sequence that was made of both has none.
+between delimiters of their own, which go with them where another order is asked for; one sequence
+that was made of both has none.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from sinkscope.avsr.inputs import Part
-from sinkscope.avsr.streams import NAMES
+from sinkscope.avsr.streams import NAMES, ORDER
 from sinkscope.avsr.tokens import PROMPTS, text_ids
 from sinkscope.errors import InputError
 
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 __all__ = ["parts_of"]
-
-ORDER = ("audio", "video", "audiovisual")
 
 
 def parts_of(
@@ -27,6 +26,7 @@ def parts_of(
     ids: Mapping[str, int],
     text: str | None = None,
     prepend_bos: bool | None = None,
+    stream_order: Sequence[str] = ORDER,
 ) -> list[Part]:
     """The parts of one sample.
 
@@ -37,6 +37,7 @@ def parts_of(
         text: the transcript, which EOS follows; or None.
         prepend_bos: whether BOS opens the sequence; None where the tokenizer has one. Without it,
             the first delimiter (or the first token of both) stands first.
+        stream_order: the streams, the first one first. The prompt stays the one of the modality.
 
     Raises:
         InputError: BOS is asked for and the tokenizer has none; or see `text_ids`.
@@ -47,15 +48,19 @@ def parts_of(
         )
     opens = "bos" in ids if prepend_bos is None else prepend_bos
     parts = [Part("bos", ids=[ids["bos"]])] if opens else []
-    ordered = sorted(features, key=lambda part: ORDER.index(part.name))
-    for part in ordered:
+    for part in _ordered(features, stream_order):
         parts += [part] if part.name == "audiovisual" else _delimited(part, ids)
-    prompt = PROMPTS[NAMES[tuple(part.name for part in ordered)]]
+    prompt = PROMPTS[NAMES[tuple(part.name for part in _ordered(features, ORDER))]]
     parts.append(Part("prompt", ids=text_ids(tokenizer, prompt)))
     if text is not None:
         parts.append(Part("transcript", ids=text_ids(tokenizer, text)))
         parts.append(Part("eos", ids=[ids["eos"]]))
     return parts
+
+
+def _ordered(features: Sequence[Part], order: Sequence[str]) -> list[Part]:
+    """The streams in an order; one sequence of both stands alone."""
+    return sorted(features, key=lambda part: (*order, "audiovisual").index(part.name))
 
 
 def _delimited(part: Part, ids: Mapping[str, int]) -> list[Part]:

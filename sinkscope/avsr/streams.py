@@ -9,6 +9,8 @@ from sinkscope.errors import InputError
 __all__ = [
     "MODALITIES",
     "NAMES",
+    "ORDER",
+    "chosen_order",
     "chosen_rate",
     "chosen_streams",
     "refuse_remainder",
@@ -20,6 +22,9 @@ MODALITIES = {"audio": ("audio",), "video": ("video",), "audiovisual": ("audio",
 
 NAMES = {streams: name for name, streams in MODALITIES.items()} | {("audiovisual",): "audiovisual"}
 """The modality of some streams."""
+
+ORDER = ("audio", "video")
+"""The published order of the streams in a sample."""
 
 _WHAT = {"audio": "sound", "video": "picture"}
 
@@ -71,6 +76,31 @@ def _joint(clip: Clip, modality: Modality | None, has: dict[str, bool]) -> tuple
                 "sequence; use another clip or model."
             )
     return ("audiovisual",)
+
+
+def chosen_order(asked: Sequence[str] | None, config: AvsrConfig) -> tuple[str, ...]:
+    """The order in which a sample's streams stand.
+
+    Args:
+        asked: ``"audio"`` and ``"video"``, the first one first; None for the published order.
+        config: of the model.
+
+    Raises:
+        InputError: another name or number of names, or a model that has not both streams.
+    """
+    if asked is None:
+        return ORDER
+    if set(config.streams) != set(ORDER):
+        has = "one sequence of both" if "audiovisual" in config.streams else config.streams[0]
+        raise InputError(
+            f"stream_order is {asked!r}, but all that this model reads is {has}; leave "
+            "stream_order out."
+        )
+    if isinstance(asked, str) or len(asked) != len(ORDER) or set(asked) != set(ORDER):
+        raise InputError(
+            f"stream_order is {asked!r}; give ('audio', 'video') or ('video', 'audio')."
+        )
+    return tuple(asked)
 
 
 def chosen_rate(stream: str, asked: int | None, config: AvsrConfig) -> int:

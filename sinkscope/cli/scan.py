@@ -12,9 +12,9 @@ from sinkscope.errors import InputError
 if TYPE_CHECKING:
     from sinkscope.record import Record
     from sinkscope.reports.run import Thresholds
-    from sinkscope.reports.section import Section
+    from sinkscope.reports.sections import Section
 
-__all__ = ["record_inputs", "scan"]
+__all__ = ["control_inputs", "explained", "record_inputs", "scan"]
 
 BINS = 512
 """A run keeps the head-mean attention maps in at most 512 x 512 bins: exact up to 512 tokens."""
@@ -35,6 +35,12 @@ def scan(
     video_rate: options.VideoRate = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
+    controls: Annotated[
+        bool,
+        typer.Option(
+            "--controls", help="Also under input controls: silence, a frozen frame, no BOS ..."
+        ),
+    ] = False,
     explain: Annotated[
         bool,
         typer.Option("--explain", help="Trace where they come from, and test it by intervention."),
@@ -55,9 +61,25 @@ def scan(
     subject = select(load(checkpoint, device=device, dtype=dtype), modality, audio_rate, video_rate)
     record = record_inputs(subject, data, layers=chosen, prepend_bos=bos)
     thresholds = Thresholds(threshold, min_heads, min_queries, ratio)
-    sections = [explained(subject, data, record, thresholds, bos)] if explain else []
+    sections = []
+    if explain:
+        sections.append(explained(subject, data, record, thresholds, bos))
+    if controls:
+        given = {"layers": chosen, "prepend_bos": bos, **thresholds.of_sinks}
+        sections.append(control_inputs(subject, data, **given))
     write_run(output, record, thresholds=thresholds, sections=sections, overwrite=overwrite)
     show_run(record, thresholds, output, sections)
+
+
+def control_inputs(subject: Any, data: Sequence[Any], **given: Any) -> "Section":
+    """The section on input controls; one forward for each input and control."""
+    from rich.console import Console
+
+    from sinkscope.interventions.input_controls import input_controls
+    from sinkscope.reports.controls import controls_section
+
+    with Console(stderr=True).status("input controls"):
+        return controls_section(input_controls(subject, data, **given))
 
 
 def explained(

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from sinkscope.interventions.explain import Explanation
     from sinkscope.interventions.measure import Effects
     from sinkscope.reports.figures import RunFigure
-    from sinkscope.reports.section import Section
+    from sinkscope.reports.sections import Section
 
 __all__ = ["effects_section", "explanation_section"]
 
@@ -33,7 +33,7 @@ def explanation_section(story: "Explanation") -> "Section":
     from sinkscope import plots
     from sinkscope.interventions.standard import CONTROLS
     from sinkscope.reports.figures import drawn
-    from sinkscope.reports.section import Section
+    from sinkscope.reports.sections import Section
 
     tables = {"causal_tests": story.tests}
     figures: list[RunFigure] = []
@@ -55,20 +55,21 @@ def explanation_section(story: "Explanation") -> "Section":
         "explanation",
         "Where they come from and what they do",
         story.words.splitlines(),
-        figures,
-        tables,
-        MEANING,
+        figures=figures,
+        tables=tables,
+        meaning=MEANING,
     )
 
 
 def effects_section(measured: "Effects") -> "Section":
     """What edits changed, in figures and tables."""
     from sinkscope.analysis.words import describe
-    from sinkscope.reports.section import Section
+    from sinkscope.reports.sections import Section
 
     words = describe(measured.summary).splitlines()
     figures, tables = _figures(measured, ()), _tables(measured)
-    return Section("effects", "What the interventions changed", words, figures, tables, MEANING)
+    title = "What the interventions changed"
+    return Section("effects", title, words, figures=figures, tables=tables, meaning=MEANING)
 
 
 def _tables(measured: "Effects") -> dict:

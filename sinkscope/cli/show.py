@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from sinkscope.interventions.measure import Effects
     from sinkscope.record import Record
     from sinkscope.reports.run import Thresholds
-    from sinkscope.reports.section import Section
+    from sinkscope.reports.sections import Section
 
 __all__ = ["show_effects", "show_run", "show_story"]
 

@@ -12,26 +12,30 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from sinkscope.analysis.attention import key_attention
-from sinkscope.analysis.finding import find_sinks
-from sinkscope.analysis.massive import find_massive_activations
-from sinkscope.analysis.tables import references
 from sinkscope.analysis.thresholds import Thresholds
 from sinkscope.avsr.clip import Clip
 from sinkscope.avsr.scoring import utterance_errors
 from sinkscope.interventions.samples import Sample
-from sinkscope.probes.reducers import Median, Reducer, SegmentAttention, TopActivations
+from sinkscope.interventions.sink_numbers import sink_numbers
+from sinkscope.probes.reducers import (
+    BosSimilarity,
+    Median,
+    Reducer,
+    SegmentAttention,
+    TopActivations,
+)
 from sinkscope.probes.tracking import announce
 from sinkscope.record import Record
 from sinkscope.subjects.avsr import AvsrSubject
 from sinkscope.subjects.subject import ModelInputs, Subject
 
-__all__ = ["Observation", "observe", "sink_numbers"]
+__all__ = ["Observation", "observe"]
 
 REDUCERS: tuple[Reducer, ...] = (
     SegmentAttention(),
     TopActivations("resid_post", k=8),
     Median("resid_post"),
+    BosSimilarity("resid_post"),
 )
 
 
@@ -58,7 +62,7 @@ class Observation:
         found: dict[str, Any] = {
             "loss": float("nan"),
             "kl": float("nan"),
-            **sink_numbers(self.record, rules),
+            **_sinks(self.record, rules),
             "words": 0,
             "errors": 0,
             "transcript": self.transcript or "",
@@ -89,24 +93,18 @@ def observe(
     return Observation(seen, logits, targets, written, said)
 
 
-def sink_numbers(seen: Record, rules: Thresholds) -> dict[str, float]:
-    """How strong the sinks and massive activations of one sample are, in five numbers.
-
-    ``sink_rate`` is Gu et al.'s (arXiv 2410.10781) of the reference token: the share of the heads
-    of all layers whose key attention to it passes the threshold.
-    """
-    sinks = find_sinks(seen, **rules.of_sinks)
-    massive = find_massive_activations(seen, **rules.of_massive)
-    alpha = key_attention(seen).isel(key=int(references(seen)[0]))
-    tokens = sinks.drop_duplicates("token")
-    pairs = massive.drop_duplicates(["token", "feature"])
+def _sinks(seen: Record, rules: Thresholds) -> dict[str, float]:
+    """How strong the sinks and massive activations are, by the names of ``METRICS``."""
+    found = sink_numbers(seen, **rules.of_sinks)
+    elsewhere = found["sink_rate_elsewhere"]
+    rates = [rate for rate in (found["largest_sink_rate"], elsewhere) if rate == rate]  # not NaN
     return {
-        "sink_rate": float((alpha > rules.threshold).mean()),
-        "largest_sink_rate": float(sinks.attrs["largest_sink_rate"] or 0.0),
-        "sinks": float(len(tokens)),
-        "intermediate_sinks": float(tokens["kind"].tolist().count("intermediate")),
-        "largest_ratio": float(massive.attrs["largest_ratio"]),
-        "massive": float(len(pairs)),
+        "sink_rate": found["sink_rate"],
+        "largest_sink_rate": max(rates, default=float("nan")),
+        "sinks": float(found["n_sinks"]),
+        "intermediate_sinks": float(found["n_intermediate"]),
+        "largest_ratio": float(found["largest_ratio"]),
+        "massive": float(found["n_massive"]),
     }
 
 

@@ -13,6 +13,7 @@ from sinkscope.plots.attention_map import attention_map as attention_map
 from sinkscope.plots.birth import birth as birth
 from sinkscope.plots.bos_cosine import bos_cosine as bos_cosine
 from sinkscope.plots.effects import effects as effects
+from sinkscope.plots.input_controls import input_controls as input_controls
 from sinkscope.plots.layer_magnitudes import layer_magnitudes as layer_magnitudes
 from sinkscope.plots.magnitudes import magnitudes as magnitudes
 from sinkscope.plots.magnitudes_3d import magnitudes_3d as magnitudes_3d
@@ -27,6 +28,7 @@ __all__ = [
     "birth",
     "bos_cosine",
     "effects",
+    "input_controls",
     "layer_magnitudes",
     "magnitudes",
     "magnitudes_3d",

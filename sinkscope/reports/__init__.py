@@ -7,5 +7,6 @@ Example:
 
 from sinkscope.analysis.thresholds import Thresholds
 from sinkscope.reports.run import refuse_existing, write_run
+from sinkscope.reports.sections import Section
 
-__all__ = ["Thresholds", "refuse_existing", "write_run"]
+__all__ = ["Section", "Thresholds", "refuse_existing", "write_run"]

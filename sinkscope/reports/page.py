@@ -12,7 +12,7 @@ from sinkscope.analysis.thresholds import Thresholds
 from sinkscope.record import Record
 from sinkscope.reports.cells import columns_of, rows_of
 from sinkscope.reports.figures import RunFigure
-from sinkscope.reports.section import Section
+from sinkscope.reports.sections import Section
 from sinkscope.reports.tables import MEANING
 from sinkscope.reports.words import answers, sentences
 
@@ -42,7 +42,7 @@ def render(
         figures: as ``run_figures`` gives them.
         thresholds: those of the tables.
         run: what ``run.json`` says.
-        sections: further parts.
+        sections: what else there is to tell, in this order.
     """
     environment = Environment(
         loader=PackageLoader("sinkscope.reports", "."),
@@ -58,8 +58,8 @@ def render(
         facts=_facts(record, tables, thresholds, run),
         samples=[_sample(record, index) for index in range(len(record))],
         figures=_pictures(figures),
-        tables=[_shown(name, table, MEANING) for name, table in tables.items()],
-        sections=[_section(section) for section in sections],
+        sections=[(one, _pictures(one.figures), _tables(one)) for one in sections],
+        tables=[_shown(name, table, MEANING.get(name, "")) for name, table in tables.items()],
         most_rows=MOST_ROWS,
         thresholds=thresholds,
         ratio=tables["massive_activations"].attrs["ratio_threshold"],
@@ -149,19 +149,15 @@ def _pictures(figures: Sequence[RunFigure]) -> list[tuple[RunFigure, str, int]]:
     return [(one, base64.b64encode(one.png).decode(), one.width) for one in figures]
 
 
-def _section(section: Section) -> dict[str, Any]:
-    return {
-        "title": section.title,
-        "sentences": list(section.sentences),
-        "figures": _pictures(section.figures),
-        "tables": [_shown(name, table, section.meaning) for name, table in section.tables.items()],
-    }
+def _tables(section: Section) -> list[dict[str, Any]]:
+    meaning = section.meaning
+    return [_shown(name, table, meaning.get(name, "")) for name, table in section.tables.items()]
 
 
-def _shown(name: str, table: pd.DataFrame, meaning: Mapping[str, str]) -> dict[str, Any]:
+def _shown(name: str, table: pd.DataFrame, meaning: str) -> dict[str, Any]:
     return {
         "name": name,
-        "meaning": meaning.get(name, ""),
+        "meaning": meaning,
         "open": name in OPEN,
         "count": len(table),
         "columns": columns_of(table),

@@ -13,19 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from sinkscope import __version__
 from sinkscope.analysis.thresholds import Thresholds
 from sinkscope.errors import InputError
 from sinkscope.record import Record
-from sinkscope.reports.figures import RunFigure, run_figures
+from sinkscope.reports.figures import run_figures
 from sinkscope.reports.page import render
-from sinkscope.reports.section import Section
+from sinkscope.reports.sections import Section, refuse_clashes
 from sinkscope.reports.tables import run_tables
 from sinkscope.reports.words import sentences
 
-__all__ = ["Section", "Thresholds", "refuse_existing", "write_run"]
+__all__ = ["Thresholds", "refuse_existing", "write_run"]
 
 
 def write_run(
@@ -47,7 +46,7 @@ def write_run(
         record: what was recorded.
         thresholds: what counts as a sink and as massive; the defaults if left out.
         run: more for ``run.json`` (a seed, a command line).
-        sections: further parts of the report, with figures and tables of their own.
+        sections: what else the run has to tell, after the figures of its record.
         overwrite: replace an older run that has the name.
 
     Returns:
@@ -98,26 +97,21 @@ def _write(
     figures = run_figures(record, tables, thresholds)
     said = _said(record, thresholds) | run
     said["findings"] = sentences(tables)
-    said["sections"] = {section.name: list(section.sentences) for section in sections}
+    own = {"run": said, "tables": tables, "figures": [one.name for one in figures]}
+    refuse_clashes(sections, own)
+    said |= {section.name: list(section.sentences) for section in sections}
     record.save(folder / "record")
     (folder / "tables").mkdir()
+    more = {name: table for section in sections for name, table in section.tables.items()}
+    for name, table in (tables | more).items():
+        table.to_csv(folder / "tables" / f"{name}.csv", index=False)
     (folder / "figures").mkdir()
-    _write_parts(folder, tables, figures)
-    for section in sections:
-        _write_parts(folder, section.tables, section.figures)
+    for figure in (*figures, *(one for section in sections for one in section.figures)):
+        (folder / "figures" / f"{figure.name}.png").write_bytes(figure.png)
     page = render(record, tables, figures, thresholds=thresholds, run=said, sections=sections)
     (folder / "report.html").write_text(page, encoding="utf-8")
     content = json.dumps(_plain(said), indent=2, ensure_ascii=False, allow_nan=False)
     (folder / "run.json").write_text(content + "\n", encoding="utf-8")
-
-
-def _write_parts(
-    folder: Path, tables: Mapping[str, pd.DataFrame], figures: Sequence[RunFigure]
-) -> None:
-    for name, table in tables.items():
-        table.to_csv(folder / "tables" / f"{name}.csv", index=False)
-    for figure in figures:
-        (folder / "figures" / f"{figure.name}.png").write_bytes(figure.png)
 
 
 def _said(record: Record, thresholds: Thresholds) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sinkscope.avsr.clip import Clip
 from sinkscope.avsr.model import Inputs, LlamaAvsr
+from sinkscope.avsr.streams import chosen_order
 from sinkscope.errors import InputError
 from sinkscope.layout import TokenLayout
 from sinkscope.subjects.anatomy import Anatomy
@@ -37,6 +38,7 @@ class AvsrSubject:
         video_rate: the same for video.
         with_transcript: whether the clip's own text and EOS follow the prompt (teacher forcing);
             by default the prompt comes last.
+        stream_order: ``("video", "audio")`` puts the picture first; None is the published order.
     """
 
     name: str
@@ -47,6 +49,7 @@ class AvsrSubject:
     video_rate: int | None = None
     with_transcript: bool = False
     massive_ratio: float | None = None
+    stream_order: tuple[str, ...] | None = None
 
     @property
     def anatomy(self) -> Anatomy:
@@ -65,13 +68,20 @@ class AvsrSubject:
         audio_rate: int | None = None,
         video_rate: int | None = None,
         with_transcript: bool | None = None,
+        stream_order: Sequence[str] | None = None,
     ) -> "AvsrSubject":
-        """The same model with other choices; what is left out stays as it is."""
+        """The same model with other choices; what is left out stays as it is.
+
+        Raises:
+            InputError: an order of streams that the model cannot have.
+        """
+        order = None if stream_order is None else chosen_order(stream_order, self.model.config)
         given = {
             "modality": modality,
             "audio_rate": audio_rate,
             "video_rate": video_rate,
             "with_transcript": with_transcript,
+            "stream_order": order,
         }
         return replace(self, **{name: value for name, value in given.items() if value is not None})
 
@@ -188,6 +198,7 @@ class AvsrSubject:
             "audio_rate": self.audio_rate or config.audio_rates[0],
             "video_rate": self.video_rate or config.video_rates[0],
             "with_transcript": self.with_transcript,
+            "stream_order": list(self.stream_order or config.streams),
             **describe_model(self.model, self.anatomy),
         }
 
@@ -196,6 +207,7 @@ class AvsrSubject:
             "modality": self.modality,
             "audio_rate": self.audio_rate,
             "video_rate": self.video_rate,
+            "stream_order": self.stream_order,
         }
 
     def _prepare(self, clip: Clip, *, prepend_bos: bool) -> Inputs:
