@@ -1,5 +1,6 @@
 """Input controls of texts, on models whose sinks were planted or cannot be."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -125,14 +126,15 @@ def test_keys_of_a_repeated_token_differ_by_their_rotation_alone() -> None:
 
 
 def test_the_numbers_are_those_of_the_record(plant: Planted) -> None:
-    ids = plant.ids(TOKENS, sinks=[0, 17])
-    row = rows_of(plant.model, ids, threshold=0.2, layers=[1, 2, 3], controls=[])["original"]
+    ids = plant.ids(TOKENS)
+    row = rows_of(plant.model, ids, threshold=0.1, layers=[1, 2, 3], controls=[])["original"]
     seen = ss.record(plant.model, input_ids=ids, layers=[1, 2, 3])
     alpha = ss.key_attention(seen).isel(sample=0).transpose("layer", "head", "key").values
-    assert row["sink_rate"] == pytest.approx((alpha[:, :, 0] > 0.2).mean())
-    assert row["largest_sink_rate"] == pytest.approx((alpha[:, :, 0] > 0.2).mean(-1).max())
-    elsewhere = (alpha[:, :, 1 : TOKENS - 7] > 0.2).mean(1)
+    assert row["sink_rate"] == pytest.approx((alpha[:, :, 0] > 0.1).mean())
+    assert row["largest_sink_rate"] == pytest.approx((alpha[:, :, 0] > 0.1).mean(-1).max())
+    elsewhere = (alpha[:, :, 1 : TOKENS - 7] > 0.1).mean(1)
     assert row["sink_rate_elsewhere"] == pytest.approx(elsewhere.max())
+    assert row["sink_rate_elsewhere"] < row["largest_sink_rate"]
     even = sum(1 / (query + 1) for query in range(TOKENS)) / TOKENS
     assert row["even_alpha"] == pytest.approx(even)
     massive = ss.find_massive_activations(seen)
@@ -140,8 +142,6 @@ def test_the_numbers_are_those_of_the_record(plant: Planted) -> None:
 
 
 def test_a_control_of_your_own(plant: Planted) -> None:
-    from dataclasses import replace
-
     def backwards(sample: Sample, around: Surroundings) -> Sample:
         assert sample.ids is not None
         return replace(sample, ids=sample.ids[::-1])
@@ -151,6 +151,15 @@ def test_a_control_of_your_own(plant: Planted) -> None:
     assert rows["backwards"]["reference"] != "1"
     table = ss.input_controls(plant.model, input_ids=plant.ids(TOKENS), controls=mine)
     assert "Read backwards: sink rate" in describe(table)
+
+
+def test_other_features_are_not_the_originals(plant: Planted) -> None:
+    elsewhere = ss.load(planted(feature=20, heads=plant.heads).model)
+    swap = Control("another model", ("text",), lambda s, _: replace(s, subject=elsewhere))
+    same = Control("the same", ("text",), lambda s, _: s)
+    rows = rows_of(plant.model, plant.ids(TOKENS), controls={"swap": swap, "same": same})
+    assert rows["swap"]["massive_features"] == (20,)
+    assert (rows["swap"]["jaccard"], rows["same"]["jaccard"]) == (0.0, 1.0)
 
 
 def test_what_makes_no_sense_is_said_or_refused(plant: Planted) -> None:
