@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import sinkscope as ss
@@ -109,6 +110,10 @@ def test_grid_goes_end_to_end(tmp_path: Path) -> None:
         (["heatmap", "tiny-avsr", "bin blue", "--layer", "77", "-o", "map.png"], "77"),
         (["transcribe", "tiny-avsr", "some text"], "not the text"),
         (["scan", "tiny-avsr"], "Missing"),
+        (["scan", "tiny-avsr", "bin", "-o", "run", "--explain", "--layers", "1"], "all layers"),
+        (["ablate", "tiny-avsr", "bin blue", "-o", "run", "--neuron", "94"], "write LAYER:NUMBER"),
+        (["ablate", "tiny-avsr", "bin blue", "-o", "run", "--mlp", "9"], "no layer 9"),
+        (["ablate", "tiny-avsr", "bin blue", "-o", "run", "--head", "1:77"], "no head 77"),
         (["scn"], "No such command"),
     ],
 )
@@ -126,8 +131,39 @@ def test_debug_shows_where_it_happened(tmp_path: Path) -> None:
     assert "Traceback" in done.stderr
 
 
+def test_scan_explains_and_the_page_tells_it(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    done = run("scan", "tiny-avsr", *ss.bundled_clips()[:2], "-o", folder, "--explain")
+    assert done.returncode == 0, done.stderr
+    assert "Where they come from and what they do" in done.stdout
+    assert "neuron 94 of layer 0" in done.stdout
+    names = ("births", "neurons", "causal_tests", "effects", "effects_by_clip", "sink_mechanics")
+    assert all((folder / "tables" / f"{name}.csv").stat().st_size > 100 for name in names)
+    pictures = ("birth", "neurons", "sink_mechanics", "effects_loss", "effects_wer")
+    assert all((folder / "figures" / f"{name}.png").stat().st_size > 5000 for name in pictures)
+    page = (folder / "report.html").read_text()
+    assert "Who writes it" in page
+    assert "&lt;/audio&gt;" in page
+    assert "</audio>" not in page
+    assert json.loads((folder / "run.json").read_text())["explanation"]
+
+
+def test_ablate_measures_each_option(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    places = ("--neuron", "0:94", "--head", "1:0", "--feature", "0:47", "--hide", "</audio>")
+    done = run("ablate", "tiny-avsr", *ss.bundled_clips()[:2], *places, "-o", folder)
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(folder / "tables" / "effects.csv").set_index(["condition", "metric"])
+    conditions = ["no head 1:0", "no neuron 0:94", "feature 0:47 at 0", "hidden </audio>"]
+    assert set(table.index.get_level_values(0)) == {"before", *conditions}
+    assert table.loc[("no neuron 0:94", "massive"), "after"] == 0
+    assert table.loc[("hidden </audio>", "intermediate_sinks"), "after"] == 0
+    assert (folder / "figures" / "effects_loss.png").exists()
+    assert "no neuron 0:94" in done.stdout
+
+
 def test_help_explains_every_command() -> None:
-    for command in ("demo", "scan", "heatmap", "transcribe", "models"):
+    for command in ("demo", "scan", "heatmap", "transcribe", "evaluate", "ablate", "models"):
         done = run(command, "--help")
         assert done.returncode == 0
         assert "Usage" in done.stdout

@@ -34,7 +34,7 @@ FIGURES: dict[str, Draw] = {
     "sinks_over_time": plots.sinks_over_time,
 }
 MEANS = {"attention_map", "segment_flow", "sink_mechanics", "sink_rate", "sinks_over_time"}
-OF_TABLES = ("input_controls",)
+OF_TABLES = ("birth", "effects", "input_controls", "neurons")
 """Figures of what was computed from several records; tested where that is."""
 ONE_LAYER = {"attention_map", "magnitudes", "magnitudes_3d", "sinks_over_time"}
 
@@ -169,6 +169,17 @@ def test_text_without_bos_and_without_sinks() -> None:
     shown = [text.get_text() for text in plots.attention_map(record, layer=1).texts]
     assert "a (0)" in shown
     assert "l (11)" in shown
+
+
+def test_a_reference_token_that_is_a_sink_without_bos() -> None:
+    layout = TokenLayout.of_text([f"t{i}" for i in range(30)], has_bos=False)
+    pattern = np.full((2, 4, 30, 30), 0.0)
+    pattern[..., 0] = 1.0
+    states = np.random.default_rng(0).normal(size=(2, 30, 16))
+    record = record_from(pattern, states, layout, prepend_bos=False)
+    axes = plots.bos_cosine(record)
+    axes.figure.canvas.draw()
+    assert "t0" not in words(axes)
 
 
 def test_refusals_say_what_to_do(short: Record) -> None:

@@ -64,6 +64,7 @@ def ablate(
     from sinkscope.cli.show import show_effects, show_story
     from sinkscope.interventions.explain import explain
     from sinkscope.interventions.measure import measure
+    from sinkscope.interventions.session import Session
     from sinkscope.reports.run import Thresholds, refuse_existing, write_run
     from sinkscope.subjects.subject import load
 
@@ -72,6 +73,8 @@ def ablate(
     data = read_inputs(inputs)
     subject = select(load(checkpoint, device=device, dtype=dtype), modality, audio_rate, video_rate)
     thresholds = Thresholds(threshold, min_heads, min_queries, ratio)
+    for edit in edits.values():
+        Session(subject, [edit]).refuse_unfit()
     seen = record_inputs(subject, data)
     with options.progress("intervening") as advance:
         if edits:

@@ -114,7 +114,7 @@ def record_inputs(
     from sinkscope.probes.reducers import PatternBins
     from sinkscope.record import merge
 
-    bar = tqdm(data, desc="recording", unit="sample", leave=False)
+    bar = tqdm(data, desc="recording", unit="sample", leave=False, disable=None)
     keep = [PatternBins(BINS, heads="mean")]
     return merge(
         [record(subject, one, layers=layers, prepend_bos=prepend_bos, keep=keep) for one in bar]

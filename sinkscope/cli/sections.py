@@ -21,6 +21,8 @@ MEANING = {
     "neurons": "The neurons that write it, the largest share first, beside their gates at other "
     "tokens.",
     "residual_ledger": "What attention and MLP of every block added to the traced features.",
+    "sink_mechanics": "Of every sink and head: q·k against other keys split into length and angle, "
+    "value drain, peak of the entering state, row entropy, argmax share.",
     "causal_tests": "In how many clips each claim holds under its intervention.",
     "effects": "The mean of every number before and after every intervention, with the 95 % "
     "interval of the change.",
@@ -48,6 +50,12 @@ def explanation_section(story: "Explanation") -> "Section":
             caption = "A few neurons whose gate opens at these tokens only, or many together."
             draw = partial(plots.neurons, origin)
             figures.append(drawn("neurons", "Who writes it", caption, draw))
+    if story.mechanics is not None:
+        tables["sink_mechanics"] = story.mechanics
+        caption = "Whether the sinks' keys win by their direction or their length, and what the "
+        caption += "sinks carry."
+        draw = partial(plots.sink_mechanics, story.mechanics)
+        figures.append(drawn("sink_mechanics", "Why heads attend to them", caption, draw))
     if story.effects is not None:
         tables |= _tables(story.effects)
         figures += _figures(story.effects, CONTROLS)

@@ -18,6 +18,7 @@ from sinkscope.analysis.thresholds import Thresholds
 from sinkscope.interventions.causal_tests import case_of, causal_tests
 from sinkscope.interventions.findings import Findings, find_origins
 from sinkscope.interventions.measure import Effects, row_of, run_conditions, summarise
+from sinkscope.interventions.mechanics import mechanics_of
 from sinkscope.interventions.samples import samples_of
 from sinkscope.interventions.standard import standard_interventions
 from sinkscope.interventions.story import tell
@@ -33,6 +34,7 @@ class Explanation:
     Attributes:
         words: a few paragraphs, one a line.
         findings: sinks, massive activations and their origin.
+        mechanics: why heads attend to the sinks, and what these carry; None without a sink.
         tests: the causal tests, with the share of clips that agree.
         effects: what the interventions did to loss, word errors, sinks and massive activations;
             None where nothing was found.
@@ -40,6 +42,7 @@ class Explanation:
 
     words: str
     findings: Findings
+    mechanics: pd.DataFrame | None
     tests: pd.DataFrame
     effects: Effects | None
 
@@ -91,4 +94,5 @@ def explain(
     measured = None
     if rows:
         measured = summarise(rows, found.subject, found.rules, draws=draws, seed=seed)
-    return Explanation(tell(found, tests, measured), found, tests, measured)
+    mechanics = mechanics_of(found)
+    return Explanation(tell(found, mechanics, tests, measured), found, mechanics, tests, measured)

@@ -22,7 +22,7 @@ from sinkscope.interventions.edits import Edit
 from sinkscope.interventions.intervene import intervene
 from sinkscope.interventions.observe import Observation, observe
 from sinkscope.interventions.samples import Sample, samples_of
-from sinkscope.interventions.session import AnyEdit
+from sinkscope.interventions.session import AnyEdit, Session
 from sinkscope.subjects.subject import Subject, load
 
 __all__ = ["Effects", "Run", "measure", "row_of", "run_conditions", "summarise"]
@@ -83,6 +83,8 @@ def measure(
     named = interventions if isinstance(interventions, Mapping) else {"edited": interventions}
     if BEFORE in named:
         raise InputError(f"measure: {BEFORE!r} is the subject as it is; name the edits otherwise.")
+    for edits in named.values():
+        Session(subject, _of_sample(edits, 0)).refuse_unfit()
     rules = rules or Thresholds()
     runs = run_conditions(
         subject, several, named, transcribe=transcribe, max_new_tokens=max_new_tokens

@@ -40,8 +40,24 @@ class Session:
     _held: dict[tuple[int, int, Stream], dict[int, Tensor]] = field(default_factory=dict)
     _acted: set[int] = field(default_factory=set)
 
+    def refuse_unfit(self) -> None:
+        """Refuse edits of sites, layers or heads that the subject lacks, before anything runs.
+
+        Raises:
+            InputError: if there is no such layer or head.
+            SiteError: if there is no such site, or it cannot be changed.
+        """
+        self._places()
+        for edit in self.edits:
+            if isinstance(edit, Edit) and edit.heads is not None:
+                self._heads(edit)
+            if isinstance(edit, BlockAttention):
+                edit.layers_in(self.subject.anatomy.n_layers)
+                edit.chosen_heads(self.subject.anatomy.n_heads)
+
     def attach(self, stack: ExitStack) -> None:
         """Put every hook in place; the stack takes them away again."""
+        self.refuse_unfit()
         anatomy = self.subject.anatomy
         places = self._places()
         self._tracker = Tracker(self.subject)
@@ -183,7 +199,6 @@ class Session:
         hiding: dict[int, list[int]] = {}
         for number, edit in enumerate(self.edits):
             if isinstance(edit, BlockAttention):
-                edit.chosen_heads(anatomy.n_heads)
                 for layer in edit.layers_in(anatomy.n_layers):
                     hiding.setdefault(layer, []).append(number)
         layers = {*hiding, *(layer for site, layer in places if site == "z")}

@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sinkscope.analysis.published import match_published
 from sinkscope.analysis.tables import as_ranges
+from sinkscope.analysis.validation import validate_features
 from sinkscope.analysis.words import describe
 from sinkscope.interventions.findings import Findings
 from sinkscope.interventions.measure import Effects
@@ -18,15 +20,27 @@ FEW = 20
 """Samples below which the text says that they are few."""
 
 SHOWN = 3
-"""Kinds of tokens whose gate is told."""
+"""Kinds of tokens whose gate is told, and models that are named."""
+
+HELD = 8
+"""Features that a default record holds of each token."""
+
+CHANCE = 1e-4
+"""Probability above which shared features are no hint."""
 
 _COSTS = (("loss", "loss", "{:.2f}"), ("wer", "word error rate", "{:.1%}"))
 _AUTHORS = {"mlp": "by the MLP", "attention": "by attention", "embedding": "with the embedding"}
 
 
-def tell(found: Findings, tests: pd.DataFrame, measured: Effects | None) -> str:
+def tell(
+    found: Findings,
+    mechanics: pd.DataFrame | None,
+    tests: pd.DataFrame,
+    measured: Effects | None,
+) -> str:
     """The story, one paragraph a line: found, born, written by, tested, and what to doubt."""
-    lines = [describe(found.sinks), describe(found.massive), _outliers(found)]
+    lines = [describe(found.sinks), describe(found.massive), _outliers(found), _agreement(found)]
+    lines += [_published(found), describe(mechanics) if mechanics is not None else ""]
     lines = [line for line in lines if line]
     if found.origin is None or not len(found.origin.births):
         return "\n".join([*lines, "There is nothing whose origin could be traced."])
@@ -42,6 +56,40 @@ def _outliers(found: Findings) -> str:
         f"Left out: feature{'s' * several} {', '.join(map(str, found.outliers))}, large at more "
         f"than half of all tokens, so tied to no sink."
     )
+
+
+def _agreement(found: Findings) -> str:
+    """Whether having the massive features and being a sink go together."""
+    if not len(found.massive) or not len(found.sinks) or len(found.record.layers) < 2:
+        return ""
+    rules = found.rules.of_sinks
+    rules.pop("cosine")
+    rules |= {"features": found.features} if len(found.features) <= HELD else {}
+    parts = []
+    for name, with_reference in (("with", True), ("without", False)):
+        scores = validate_features(
+            found.record, need="any", with_reference=with_reference, **rules
+        ).iloc[-1]
+        precision, recall = (_percent(scores[score]) for score in ("precision", "recall"))
+        parts.append(f"precision {precision}, recall {recall} {name} the reference token")
+    return f"As a sign of a sink, having any of these features has {'; '.join(parts)}."
+
+
+def _percent(share: float) -> str:
+    return "not defined" if np.isnan(share) else f"{share:.0%}"
+
+
+def _published(found: Findings) -> str:
+    """A public checkpoint whose published features are all among those found."""
+    if not len(found.massive):
+        return ""
+    width = found.record.provenance.get("d_model")
+    matches = match_published(found.features, d_model=width)
+    sure = matches.loc[matches["contained"] & (matches["chance"] < CHANCE)]
+    if not len(sure):
+        return ""
+    names = ", ".join(dict.fromkeys(sure["model"].tolist()[:SHOWN]))
+    return f"All features that were published for {names} are among them: a hint, not a proof."
 
 
 def _born(found: Findings) -> str:

@@ -70,6 +70,9 @@ def _reference_words(record: Record) -> str:
 def _chosen(record: Record, sinks: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     """The tokens that get a line (sample, token, name, is_sink), and how many names are left."""
     own = sinks.loc[sinks["kind"] == "intermediate"].sort_values("alpha", ascending=False)
+    references = {(sample, layout.reference) for sample, layout in enumerate(record.layouts)}
+    cells = zip(own["sample"].tolist(), own["token"].tolist(), strict=True)
+    own = own.loc[[cell not in references for cell in cells]]  # its cosine to itself says nothing
     pairs = twins(record, cosine=TWIN).sort_values("cosine", ascending=False)
     rows = pd.concat([own.assign(is_sink=True), pairs.assign(is_sink=False)], ignore_index=True)
     rows = rows.drop_duplicates(["sample", "token"])
