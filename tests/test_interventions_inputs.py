@@ -14,7 +14,7 @@ from sinkscope.avsr.config import AvsrConfig, EncoderConfig
 from sinkscope.avsr.model import LlamaAvsr
 from sinkscope.errors import InputError
 from sinkscope.interventions import changes
-from sinkscope.interventions.controls import CONTROLS, Control, Sample, Surroundings
+from sinkscope.interventions.controls import CONTROLS, Control, Input, Surroundings
 from sinkscope.subjects.avsr import AvsrSubject
 from tests.test_encoders_subjects import joint, model_with
 from tests.test_subjects_avsr import a_clip, random_model
@@ -207,7 +207,7 @@ def test_no_bos_takes_one_token_away(subject: AvsrSubject) -> None:
     rows = rows_of(ss.input_controls(subject, a_clip(), controls=["no_bos"]))
     assert rows["original"]["tokens"] - rows["no_bos"]["tokens"] == 1
     assert (rows["original"]["reference"], rows["no_bos"]["reference"]) == ("<s>", "<audio>")
-    sample = Sample(subject, inputs_of(subject, a_clip()).layouts[0], clip=a_clip())
+    sample = Input(subject, inputs_of(subject, a_clip()).layouts[0], clip=a_clip())
     changed = CONTROLS["no_bos"].change(sample, NOTHING)
     given = dict(changed.arguments())
     labels = inputs_of(subject, given.pop("data"), **given).layouts[0].labels
@@ -223,7 +223,7 @@ def test_without_a_bos_there_is_none_to_take(subject: AvsrSubject) -> None:
 
 def test_swapping_a_swapped_subject_gives_the_published_order(subject: AvsrSubject) -> None:
     swapped = subject.with_options(stream_order=SWAPPED)
-    sample = Sample(swapped, inputs_of(swapped, a_clip()).layouts[0], clip=a_clip())
+    sample = Input(swapped, inputs_of(swapped, a_clip()).layouts[0], clip=a_clip())
     again = CONTROLS["swapped_order"].change(sample, NOTHING)
     assert again.subject.stream_order == ("audio", "video")
     names = ["sample", "name", "control"]
@@ -235,7 +235,7 @@ def test_swapping_a_swapped_subject_gives_the_published_order(subject: AvsrSubje
 
 def test_a_repeated_feature_stands_everywhere_but_where_bos_is_kept(subject: AvsrSubject) -> None:
     inputs = inputs_of(subject, a_clip())
-    sample, plain = Sample(subject, inputs.layouts[0], clip=a_clip()), inputs.kwargs["inputs"]
+    sample, plain = Input(subject, inputs.layouts[0], clip=a_clip()), inputs.kwargs["inputs"]
     first = plain.inputs_embeds[0, 2]  # after BOS and <audio>
     for name, kept in (("repeated_token", 0), ("repeated_after_bos", 1)):
         changed = CONTROLS[name].change(sample, NOTHING)

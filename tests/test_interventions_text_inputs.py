@@ -13,7 +13,7 @@ from sinkscope.analysis import describe
 from sinkscope.avsr.tokens import word_tokenizer
 from sinkscope.errors import InputError
 from sinkscope.interventions import changes
-from sinkscope.interventions.controls import CONTROLS, Control, Sample, Surroundings
+from sinkscope.interventions.controls import CONTROLS, Control, Input, Surroundings
 from tests.families import batch, tiny
 from tests.planted import BOS_ID, TRIGGER_ID, VOCABULARY, Planted, planted
 
@@ -108,7 +108,7 @@ def test_keys_of_a_repeated_token_differ_by_their_rotation_alone() -> None:
     ids = tuple(batch(samples=1)["input_ids"][0].tolist())
     subject = ss.load(model)
     layout = next(iter(subject.batches(None, input_ids=[list(ids)]))).layouts[0]
-    sample = Sample(subject, layout, ids=ids)
+    sample = Input(subject, layout, ids=ids)
     nothing = Surroundings((), np.random.default_rng(0))
     changed = CONTROLS["repeated_token"].change(sample, nothing)
     assert changed.ids == (ids[len(ids) // 2],) * len(ids)
@@ -142,7 +142,7 @@ def test_the_numbers_are_those_of_the_record(plant: Planted) -> None:
 
 
 def test_a_control_of_your_own(plant: Planted) -> None:
-    def backwards(sample: Sample, around: Surroundings) -> Sample:
+    def backwards(sample: Input, around: Surroundings) -> Input:
         assert sample.ids is not None
         return replace(sample, ids=sample.ids[::-1])
 

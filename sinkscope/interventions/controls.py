@@ -22,14 +22,14 @@ from sinkscope.errors import InputError
 from sinkscope.interventions import changes
 from sinkscope.layout import TokenLayout
 
-__all__ = ["CONTROLS", "Control", "Sample", "Surroundings"]
+__all__ = ["CONTROLS", "Control", "Input", "Surroundings"]
 
 _BOTH = "audiovisual"
 _PROJECTED = (*ORDER, _BOTH)
 
 
 @dataclass(frozen=True, eq=False)
-class Sample:
+class Input:
     """One input, and all of it that a control may change: a clip, token ids or embeddings.
 
     Attributes:
@@ -87,20 +87,20 @@ class Control:
 
     words: str
     kinds: tuple[str, ...]
-    change: Callable[[Sample, Surroundings], Sample]
+    change: Callable[[Input, Surroundings], Input]
 
 
-def _silence(sample: Sample, around: Surroundings) -> Sample:
+def _silence(sample: Input, around: Surroundings) -> Input:
     _refuse_unread(sample, "audio")
     return replace(sample, clip=changes.silence(_clip(sample)))
 
 
-def _frozen_frame(sample: Sample, around: Surroundings) -> Sample:
+def _frozen_frame(sample: Input, around: Surroundings) -> Input:
     _refuse_unread(sample, "video")
     return replace(sample, clip=changes.frozen_frame(_clip(sample)))
 
 
-def _other_picture(sample: Sample, around: Surroundings) -> Sample:
+def _other_picture(sample: Input, around: Surroundings) -> Input:
     """The next picture that is long enough, else the longest."""
     _refuse_unread(sample, "audio", "video")
     clip = _clip(sample)
@@ -114,7 +114,7 @@ def _other_picture(sample: Sample, around: Surroundings) -> Sample:
     )
 
 
-def _swapped_order(sample: Sample, around: Surroundings) -> Sample:
+def _swapped_order(sample: Input, around: Surroundings) -> Input:
     _refuse_unread(sample, *ORDER)
     if _BOTH in sample.layout.segments:
         raise InputError("sound and picture are one sequence here, which has no order.")
@@ -124,29 +124,29 @@ def _swapped_order(sample: Sample, around: Surroundings) -> Sample:
     return replace(sample, subject=sample.subject.with_options(stream_order=order))
 
 
-def _no_bos(sample: Sample, around: Surroundings) -> Sample:
+def _no_bos(sample: Input, around: Surroundings) -> Input:
     _refuse_no_bos(sample)
     if sample.ids is None:
         return replace(sample, prepend_bos=False)
     return replace(sample, ids=changes.without(sample.ids, sample.layout.reference))
 
 
-def _repeated(sample: Sample, keep: int) -> Sample:
+def _repeated(sample: Input, keep: int) -> Input:
     if sample.ids is None:
         return _repeated_feature(sample, keep)
     return replace(sample, ids=changes.repeated(sample.ids, keep=keep))
 
 
-def _repeated_token(sample: Sample, around: Surroundings) -> Sample:
+def _repeated_token(sample: Input, around: Surroundings) -> Input:
     return _repeated(sample, 0)
 
 
-def _repeated_after_bos(sample: Sample, around: Surroundings) -> Sample:
+def _repeated_after_bos(sample: Input, around: Surroundings) -> Input:
     _refuse_no_bos(sample)
     return _repeated(sample, sample.layout.reference + 1)
 
 
-def _random_tokens(sample: Sample, around: Surroundings) -> Sample:
+def _random_tokens(sample: Input, around: Surroundings) -> Input:
     keep = sample.layout.reference + 1 if sample.layout.has_bos else 0
     words = _vocabulary(sample.subject)
     return replace(
@@ -169,7 +169,7 @@ CONTROLS: dict[str, Control] = {
 """Every control by its name. The repeated token of a clip is its first projected one."""
 
 
-def _repeated_feature(sample: Sample, keep: int) -> Sample:
+def _repeated_feature(sample: Input, keep: int) -> Input:
     """The first projected token in the place of every token, through the embeddings."""
     inputs = next(iter(sample.subject.batches(sample.clip, prepend_bos=sample.prepend_bos)))
     prepared = inputs.kwargs.get("inputs")
@@ -186,13 +186,13 @@ def _repeated_feature(sample: Sample, keep: int) -> Sample:
     return replace(sample, embeds=embeds, layout=layout)
 
 
-def _clip(sample: Sample) -> Clip:
+def _clip(sample: Input) -> Clip:
     if sample.clip is None:
         raise InputError("this is a text, not a clip.")
     return sample.clip
 
 
-def _refuse_unread(sample: Sample, *streams: str) -> None:
+def _refuse_unread(sample: Input, *streams: str) -> None:
     """Refuse what would change nothing, because no token is made of it."""
     names = {"audio": "sound", "video": "picture"}
     for stream in streams:
@@ -200,7 +200,7 @@ def _refuse_unread(sample: Sample, *streams: str) -> None:
             raise InputError(f"no token is made of {names[stream]} here.")
 
 
-def _refuse_no_bos(sample: Sample) -> None:
+def _refuse_no_bos(sample: Input) -> None:
     if not sample.layout.has_bos:
         raise InputError("there is no BOS to begin with.")
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from sinkscope.analysis.finding import find_sinks
 from sinkscope.avsr.clip import Clip
 from sinkscope.errors import InputError
-from sinkscope.interventions.controls import CONTROLS, Control, Sample, Surroundings
+from sinkscope.interventions.controls import CONTROLS, Control, Input, Surroundings
 from sinkscope.interventions.sink_numbers import THRESHOLDS, refuse_unknown, sink_numbers
 from sinkscope.probes.probe import record
 from sinkscope.record import Record
@@ -101,7 +101,7 @@ def input_controls(
 
 def _changed(
     control: Control,
-    sample: Sample,
+    sample: Input,
     around: Surroundings,
     layers: Sequence[int] | None,
     thresholds: dict[str, Any],
@@ -128,7 +128,7 @@ def _beside(found: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
 
 def _samples(
     subject: Any, data: Any, input_ids: Tensor | Sequence[Any] | None, prepend_bos: bool | None
-) -> list[Sample]:
+) -> list[Input]:
     """One sample for each input, with the layout that it has when nothing is changed."""
     if (data is None) == (input_ids is None):
         raise InputError("input_controls: give data or input_ids, one of the two.")
@@ -152,13 +152,13 @@ def _plain(ids: Any) -> Any:
     return ids.tolist() if hasattr(ids, "tolist") else ids
 
 
-def _sample(subject: Any, given: dict[str, Any]) -> Sample:
+def _sample(subject: Any, given: dict[str, Any]) -> Input:
     inputs = next(iter(subject.batches(**given)))
     data = given.get("data")
     if isinstance(data, Clip):
-        return Sample(subject, inputs.layouts[0], clip=data, prepend_bos=given.get("prepend_bos"))
+        return Input(subject, inputs.layouts[0], clip=data, prepend_bos=given.get("prepend_bos"))
     ids = tuple(inputs.kwargs["input_ids"][0].tolist())
-    return Sample(subject, inputs.layouts[0], ids=ids)
+    return Input(subject, inputs.layouts[0], ids=ids)
 
 
 def _chosen(controls: Any, kind: str) -> dict[str, Control]:
@@ -173,13 +173,13 @@ def _chosen(controls: Any, kind: str) -> dict[str, Control]:
     return {name: CONTROLS[name] for name in names}
 
 
-def _others(samples: Sequence[Sample], index: int) -> list[Clip]:
+def _others(samples: Sequence[Input], index: int) -> list[Clip]:
     """The clips of the other samples, the next one first."""
     order = [*samples[index + 1 :], *samples[:index]]
     return [one.clip for one in order if one.clip is not None]
 
 
-def _name(sample: Sample, index: int) -> str:
+def _name(sample: Input, index: int) -> str:
     return f"text {index}" if sample.clip is None else sample.clip.name
 
 
