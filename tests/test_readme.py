@@ -22,10 +22,15 @@ def test_the_pictures_are_there() -> None:
     assert all((ROOT / picture).stat().st_size > 10_000 for picture in pictures)
 
 
-def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_examples_run_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    example = next(code for code in re.findall(r"```python\n(.*?)```", README, re.S))
-    exec(compile(example, "README.md", "exec"), {})
+    names: dict[str, object] = {}
+    examples = re.findall(r"```python\n(.*?)```", README, re.S)
+    assert len(examples) >= 3
+    for example in examples:
+        exec(compile(example, "README.md", "exec"), names)
 
 
 def test_ci_runs_the_readmes_own_command() -> None:

@@ -33,6 +33,7 @@ MEANING = {
 def explanation_section(story: "Explanation") -> "Section":
     """The story, its figures and tables."""
     from sinkscope import plots
+    from sinkscope.analysis.words import describe
     from sinkscope.interventions.standard import CONTROLS
     from sinkscope.reports.figures import drawn
     from sinkscope.reports.sections import Section
@@ -47,7 +48,8 @@ def explanation_section(story: "Explanation") -> "Section":
         tables["residual_ledger"] = origin.ledger
         lead = origin.births.loc[origin.births["peak"].abs().idxmax()]
         if not bool(lead.isna()["neuron"]):
-            caption = "A few neurons whose gate opens at these tokens only, or many together."
+            caption = "Neurons by what they write, not by how much they fire: one, or many "
+            caption += "together? Beside them their gates, here and at ordinary tokens."
             draw = partial(plots.neurons, origin)
             figures.append(drawn("neurons", "Who writes it", caption, draw))
     if story.mechanics is not None:
@@ -59,10 +61,11 @@ def explanation_section(story: "Explanation") -> "Section":
     if story.effects is not None:
         tables |= _tables(story.effects)
         figures += _figures(story.effects, CONTROLS)
+    known = {describe(story.findings.sinks), describe(story.findings.massive)}
     return Section(
         "explanation",
         "Where they come from and what they do",
-        story.words.splitlines(),
+        [line for line in story.words.splitlines() if line not in known],
         figures=figures,
         tables=tables,
         meaning=MEANING,

@@ -1,4 +1,4 @@
-"""The mechanics of what was found: a third forward that keeps queries and keys of sinks' layers."""
+"""The mechanics of what was found: a third forward that keeps queries and keys."""
 
 import pandas as pd
 
@@ -15,9 +15,19 @@ from sinkscope.probes.reducers import (
 
 __all__ = ["mechanics_of"]
 
+REDUCERS: tuple[Reducer, ...] = (
+    SegmentAttention(),
+    RowEntropy(),
+    ArgmaxShare(),
+    Norms("v"),
+    Norms("resid_pre"),
+    Keep("q"),
+    Keep("k"),
+)
+
 
 def mechanics_of(found: Findings) -> pd.DataFrame | None:
-    """``sink_mechanics`` of every sample's sinks, in their layers; None where there is no sink.
+    """``sink_mechanics`` of every sample's sinks in all layers; None where there is no sink.
 
     Samples are recorded one at a time, so that one sample's queries and keys are held at most.
     """
@@ -26,23 +36,10 @@ def mechanics_of(found: Findings) -> pd.DataFrame | None:
         sinks = found.sinks.loc[found.sinks["sample"] == sample].assign(sample=0)
         if sinks.empty:
             continue
-        layers = tuple(sorted({int(layer) for layer in sinks["layer"]}))
-        seen = one.record(found.subject, reducers=_reducers(layers))
-        tables.append(sink_mechanics(seen, sinks).assign(sample=sample))
+        seen = one.record(found.subject, reducers=REDUCERS)
+        tables.append(sink_mechanics(seen, sinks, everywhere=True).assign(sample=sample))
     if not tables:
         return None
     table = pd.concat(tables, ignore_index=True)
     table.attrs = {**tables[0].attrs, "samples": len(found.record)}
     return table
-
-
-def _reducers(layers: tuple[int, ...]) -> list[Reducer]:
-    return [
-        SegmentAttention(layers=layers),
-        RowEntropy(layers=layers),
-        ArgmaxShare(layers=layers),
-        Norms("v", layers=layers),
-        Norms("resid_pre", layers=layers),
-        Keep("q", layers=layers),
-        Keep("k", layers=layers),
-    ]
