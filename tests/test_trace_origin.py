@@ -142,6 +142,21 @@ def test_adapters_are_in_the_rows() -> None:
         assert np.allclose(trace["down_weight"].sel(layer=layer).values, weight, atol=1e-5)
 
 
+def test_offloaded_weights_are_fetched_by_their_own_hooks() -> None:
+    from accelerate import cpu_offload
+
+    ids = batch(samples=1)["input_ids"]
+    plain = ss.trace(build("llama"), input_ids=ids, at=found_at([2]))
+    model = build("llama")
+    cpu_offload(model, execution_device="cpu")
+    assert model.model.layers[0].mlp.down_proj.weight.device.type == "meta"
+    trace = ss.trace(model, input_ids=ids, at=found_at([2]))
+    assert trace.provenance["unreadable"] == {}
+    assert np.array_equal(trace["down_weight"], plain["down_weight"])
+    births = (ss.trace_origin(seen).births["neuron"].tolist() for seen in (trace, plain))
+    assert next(births) == next(births)
+
+
 class WithoutGradient(nn.Module):
     """What a quantised projection may be: right, but no gradient flows."""
 
