@@ -80,3 +80,11 @@ def test_real_clips_go_end_to_end(subject) -> None:
         seconds = record.layouts[0].seconds
         assert np.nanmax(seconds) <= clip.duration + 0.1
         assert len(sink_summary(record))
+
+
+def test_a_model_without_sinks_has_nothing_to_explain() -> None:
+    story = ss.explain(str(shared("data/stories260K")), STORY)
+    assert story.findings.origin is None
+    assert story.effects is None
+    assert "No attention sink found" in story.words
+    assert "nothing whose origin could be traced" in story.words
