@@ -13,7 +13,7 @@ from sinkscope.errors import InputError, SiteError
 from sinkscope.interventions.blocking import BlockAttention, blocked_mask, hidden_keys, row_of
 from sinkscope.interventions.edits import Edit, View
 from sinkscope.interventions.embeddings import EmbeddingEdit
-from sinkscope.interventions.targets import Cells
+from sinkscope.interventions.targets import Cells, Target, listed
 from sinkscope.probes.attention import editing
 from sinkscope.probes.stitching import Part, Stream, at
 from sinkscope.probes.tracking import Step, Tracker
@@ -65,9 +65,10 @@ class Session:
         Raises:
             InputError: if one named nothing that any sample had.
         """
+        samples = self._numbers.values()
         for number, edit in enumerate(self.edits):
-            empty = isinstance(edit, Edit | BlockAttention) and edit.at is not None
-            if self._numbers and number not in self._acted and not empty:
+            named = any(not isinstance(edit, Target) or edit.names(sample) for sample in samples)
+            if named and number not in self._acted:
                 raise InputError(
                     f"{edit} changed nothing: no sample that ran had what it names; look at the "
                     "record's layouts for positions, segments and labels."
@@ -93,6 +94,7 @@ class Session:
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._step = None
+        self._numbers = {s: number for s, number in self._numbers.items() if s.recorded}
         step = self._tracker.begin(module, args, kwargs)
         for stream in step.streams:
             self._numbers.setdefault(stream, len(self._numbers))
@@ -155,14 +157,14 @@ class Session:
             heads = self._heads(edit)
             index = (part.sample, rows[:, None], torch.tensor(heads)[None])
         elif cells.features is not None:
-            self._refuse_features(edit, cells, tensor.shape[-1])
+            _refuse_features(edit, cells.features, tensor.shape[-1])
             index = (*index, torch.tensor(cells.features, device=tensor.device))
         changed = tensor.clone()
         changed[index] = edit.new(tensor[index], view).to(tensor.dtype)
         return changed
 
     def _heads(self, edit: Edit) -> list[int]:
-        heads = [edit.heads] if isinstance(edit.heads, int) else list(edit.heads or ())
+        heads = listed(edit.heads)
         count = self.subject.anatomy.n_heads
         outside = [head for head in heads if not 0 <= head < count]
         if outside:
@@ -170,13 +172,6 @@ class Session:
                 f"{type(edit).__name__}: there is no head {outside[0]}; there are {count}, from 0."
             )
         return heads
-
-    def _refuse_features(self, edit: Edit, cells: Cells, width: int) -> None:
-        if cells.features is not None and cells.features.max() >= width:
-            raise InputError(
-                f"{type(edit).__name__}: there is no feature {cells.features.max()} at "
-                f"{edit.site!r}, which has {width}."
-            )
 
     def _edit_attention(self, places: dict[tuple[str, int], list[int]], stack: ExitStack) -> None:
         anatomy = self.subject.anatomy
@@ -268,3 +263,12 @@ def _here(cells: Cells, part: Part) -> Cells:
     """The cells whose tokens this forward brings."""
     here = (cells.tokens >= part.start) & (cells.tokens < part.start + part.count)
     return cells if here.all() else cells.take(np.flatnonzero(here))
+
+
+def _refuse_features(edit: Edit, features: np.ndarray, width: int) -> None:
+    outside = features[(features < 0) | (features >= width)]
+    if len(outside):
+        raise InputError(
+            f"{type(edit).__name__}: there is no feature {outside[0]} at {edit.site!r}, which has "
+            f"{width}."
+        )
