@@ -13,6 +13,7 @@ from sinkscope.errors import InputError, SiteError
 from sinkscope.interventions.blocking import BlockAttention, blocked_mask, hidden_keys, row_of
 from sinkscope.interventions.edits import Edit, View
 from sinkscope.interventions.embeddings import EmbeddingEdit
+from sinkscope.interventions.order import changing
 from sinkscope.interventions.targets import Cells, Target, listed
 from sinkscope.probes.attention import editing
 from sinkscope.probes.stitching import Part, Stream, at
@@ -52,11 +53,10 @@ class Session:
         stack.callback(begin.remove)
         for (site, layer), edits in places.items():
             if site != "z":
-                stack.callback(self._hook(site, layer, edits).remove)
+                self._hook(site, layer, edits, stack)
         self._edit_attention(places, stack)
         if self._of_embeddings():
-            embed = self._embedding().register_forward_hook(self._embedded, prepend=True)
-            stack.callback(embed.remove)
+            changing(self._embedding(), "output", self._embedded, stack)
         stack.callback(decoder.register_forward_hook(self._end).remove)
 
     def refuse_idle(self) -> None:
@@ -95,6 +95,7 @@ class Session:
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._step = None
         self._numbers = {s: number for s, number in self._numbers.items() if s.recorded}
+        self._refuse_checkpointing()
         step = self._tracker.begin(module, args, kwargs)
         for stream in step.streams:
             self._numbers.setdefault(stream, len(self._numbers))
@@ -103,6 +104,18 @@ class Session:
         if embeds is None or not self._of_embeddings():
             return None
         return (), {**step.given, "inputs_embeds": self._embed(embeds, step)}
+
+    def _refuse_checkpointing(self) -> None:
+        """In the backward pass a checkpointed block runs again, and no forward is open then."""
+        blocks = self.subject.anatomy.blocks
+        checkpointed = any(
+            b.training and getattr(b, "gradient_checkpointing", False) for b in blocks
+        )
+        if checkpointed and torch.is_grad_enabled():
+            raise InputError(
+                "intervene: the backward pass runs checkpointed blocks again, without their edits; "
+                "turn gradient checkpointing off, or forward under torch.no_grad()."
+            )
 
     def _end(self, module: nn.Module, args: Any, output: Any) -> None:
         step, self._step = self._step, None
@@ -113,7 +126,7 @@ class Session:
         self._step = None
         self._held.clear()
 
-    def _hook(self, site: str, layer: int, edits: list[int]) -> Any:
+    def _hook(self, site: str, layer: int, edits: list[int], stack: ExitStack) -> None:
         tap = self.subject.anatomy.tap(site, layer)
 
         def change(value: Any) -> Any:
@@ -123,11 +136,7 @@ class Session:
             changed = self._changed(tensor, layer, edits)
             return None if changed is tensor else tap.write(value, changed)
 
-        if tap.where == "input":
-            return tap.module.register_forward_pre_hook(
-                lambda _, args, kwargs: change((args, kwargs)), with_kwargs=True, prepend=True
-            )
-        return tap.module.register_forward_hook(lambda _, __, output: change(output), prepend=True)
+        changing(tap.module, tap.where, change, stack)
 
     def _changed(self, tensor: Tensor, layer: int, edits: Sequence[int]) -> Tensor:
         """``[sample, token, ..., feature]`` with the edits made; itself if they name nothing."""
@@ -196,12 +205,12 @@ class Session:
 
     def _embedding(self) -> nn.Module:
         find = getattr(self.subject.anatomy.decoder, "get_input_embeddings", None)
-        found = find() if find else None
+        found = find() if find and self.subject.anatomy.causal else None
         if not isinstance(found, nn.Module):
             raise SiteError(f"{self.subject.name} has no embeddings of tokens to change.")
         return found
 
-    def _embedded(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
+    def _embedded(self, output: Tensor) -> Tensor | None:
         """After the embedding of ids, inside a forward of the decoder."""
         return None if self._step is None else self._embed(output, self._step)
 
