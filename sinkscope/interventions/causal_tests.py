@@ -114,10 +114,14 @@ def _reference_loses(case: Case) -> bool | None:
 
 
 def _new_massive(case: Case) -> bool | None:
+    if case.reference not in case.before.massive_tokens:
+        return None
     return bool(case.after.massive_tokens - case.before.massive_tokens)
 
 
 def _new_sink(case: Case) -> bool | None:
+    if case.reference not in case.before.sinks:
+        return None
     return bool(case.after.sinks - case.before.sinks)
 
 
@@ -153,22 +157,23 @@ def causal_tests(
 
     Returns:
         One row a test whose condition was run: ``condition``, ``claim``, ``control``, ``clips``
-        (that had something to test), ``yes``, ``share``, ``low`` and ``high`` (95 % bootstrap
-        interval over those clips, NaN for one).
+        (that had something to test and to change), ``yes``, ``share``, ``low`` and ``high`` (95 %
+        bootstrap interval over those clips, NaN for one).
     """
     answers: dict[CausalTest, list[bool]] = {}
     for run in runs:
         own = [test for test in TESTS if test.condition == run.condition]
-        if not own:
+        for test in own:
+            answers.setdefault(test, [])
+        if not own or run.idle:
             continue
         layout = run.before.record.layouts[0]
         before, after = (_seen(one.record, found.rules) for one in (run.before, run.after))
         case = Case(layout.reference, before, after)
         for test in own:
-            held = answers.setdefault(test, [])
             answer = test.holds(case)
             if answer is not None:
-                held.append(answer)
+                answers[test].append(answer)
     rows = [_row(test, answers[test], draws, seed) for test in TESTS if test in answers]
     columns = ["condition", "claim", "control", "clips", "yes", "share", "low", "high"]
     table = pd.DataFrame(rows, columns=columns)
