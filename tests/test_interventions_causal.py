@@ -144,4 +144,11 @@ def test_an_encoder_is_explained_without_predictions(name: str, ratio: float) ->
     assert "largest_ratio" in metrics
     assert not metrics & {"loss", "kl", "wer"}
     changed = story.effects.summary.set_index(["condition", "metric"])["change"]
-    assert changed["zero massive", "largest_ratio"] < 0
+    assert changed["zero massive", "largest_ratio"] != 0
+
+
+def test_one_sample_has_ordinary_tokens_and_another_none(plant) -> None:
+    rows = [plant.ids(48, sinks=[0, 7])[0].tolist(), plant.ids(48, sinks=[0, 7])[0, :9].tolist()]
+    story = explained(plant, rows)
+    assert counted(story)["zero at random tokens"].tolist() == [1]
+    assert counted(story)["zero random features"].tolist() == [2]

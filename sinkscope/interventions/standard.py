@@ -135,7 +135,7 @@ def _rotations(found: Findings, draw: "_Draw") -> dict[str, list[Edit]]:
         "turn ordinary away": lambda sample, layout: draw.ordinary(sample, len(draw.sinks(sample))),
         "turn BOS away": lambda sample, layout: [layout.reference],
     }
-    away = {
+    away: dict[str, list[Edit]] = {
         name: [Rotate(at=draw.rows(draw.sparing(which)), toward="mean_other", without=sinks)]
         for name, which in turned.items()
     }
@@ -212,7 +212,7 @@ class _Draw:
             swap = dict(zip(tokens, other, strict=False))
             moved = own.loc[own["token"].isin(list(swap))]
             labels = self.found.record.layouts[number].labels
-            place = moved["token"].map(swap)
+            place = moved["token"].map(swap).astype(np.int64)
             tables.append(moved.assign(token=place, label=[labels[int(t)] for t in place]))
         table = pd.concat(tables) if tables else births.iloc[:0]
         table.attrs = births.attrs
