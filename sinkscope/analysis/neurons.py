@@ -31,6 +31,8 @@ _NUMBERS = (
     "same_gate_sign",
 )
 _WHOLE = ("rank", "neuron")
+_ROUNDING = {"float64": 1e-12, "float32": 1e-5}
+_HALF_ROUNDING = 1e-2
 
 
 def rank_neurons(
@@ -83,6 +85,7 @@ class _Reader:
         readable = "down_weight" in trace
         self._weight = trace["down_weight"] if readable else None
         self._bias = trace["down_bias"] if readable else None
+        self._rounding = _ROUNDING.get(str(trace.provenance.get("dtype")), _HALF_ROUNDING)
         found = np.asarray(trace["is_found"].values.any(axis=-1), bool)
         counts = trace["places"].values
         inside = np.arange(trace.dataset.sizes["place"]) < counts[:, None]
@@ -101,8 +104,7 @@ class _Reader:
         added = float(_at(self._mlp_out, layer, sample)[place, feature])
         raw = weight * act[place]
         total = raw.sum() + float(_at(self._bias, layer)[feature])
-        scale = added / total if total else np.nan
-        contribution = scale * raw
+        contribution = raw * self._scale(added, total, float(np.abs(raw).sum()))
         order = np.argsort(-contribution * (np.sign(added) or 1.0), kind="stable")[:count]
         share = contribution[order] / added if added else np.full(len(order), np.nan)
         return {
@@ -114,6 +116,12 @@ class _Reader:
             "weight": weight[order],
             **self._side_by_side(sample, layer, place, order),
         }
+
+    def _scale(self, added: float, total: float, size: float) -> float:
+        """What a family multiplies by before it adds; 1 where rounding explains the difference."""
+        if abs(added - total) <= self._rounding * size:
+            return 1.0
+        return added / total if total else np.nan
 
     def _side_by_side(
         self, sample: int, layer: int, place: int, order: np.ndarray

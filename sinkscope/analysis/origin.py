@@ -9,6 +9,7 @@ families that normalise or multiply it before it is added. The first massive blo
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -55,7 +56,8 @@ def trace_origin(
     A value is born in the first block whose output holds it as massive, and removed by the block
     after the last such output; where the value stayed there and the layer's median has outgrown it,
     ``removed_by`` is "median". Where nothing is massive by the ratio, the block of birth is the one
-    that moves the value most towards its largest; ``criterion`` says which rule was used.
+    that moves the value most towards its largest, or the embedding, if none moves it further than
+    where it stands there; ``criterion`` says which rule was used.
 
     Args:
         trace: what ``trace`` returned.
@@ -67,8 +69,8 @@ def trace_origin(
         Tables. ``births``: ``TABLE_COLUMNS`` (``layer`` is the block of birth), ``kind`` ("bos" or
         "intermediate"), ``feature``, ``criterion``, ``peak`` and ``peak_layer`` (the largest
         value, signed), ``entering`` and ``leaving`` (the block of birth), ``attn_out`` and
-        ``mlp_out`` (what its parts added), ``part`` ("mlp", "attention", or "embedding" where the
-        value enters layer 0 already massive), ``share`` (of the block's change, by that part),
+        ``mlp_out`` (what its parts added), ``part`` ("mlp", "attention", or "embedding", where the
+        value enters layer 0 with it), ``share`` (of the block's change, by that part),
         ``share_of_peak`` (of the peak, that leaves the block of birth), ``step_layer`` (the block
         that adds most), ``last_layer``, ``removed_layer`` and ``removed_by`` (empty where it
         lasts to the end), ``neuron`` and ``neuron_share`` (the first of the ranking), ``n_half``
@@ -127,8 +129,7 @@ def _births(
     attrs = {"table": "births", **attrs}
     where = (cells[:, 0], np.array(born, np.int64), tokens)
     table = token_table(trace, where, ledger.layers, columns, attrs=attrs)
-    kinds = dict.fromkeys(("last_layer", "removed_layer"), "Int64") | {"part": object}
-    return table.astype(kinds), cells
+    return table.astype(_KINDS), cells
 
 
 _COLUMNS = (
@@ -148,6 +149,13 @@ _COLUMNS = (
     "removed_by",
 )
 
+_KINDS: dict[str, Any] = {
+    **dict.fromkeys(("last_layer", "removed_layer"), "Int64"),
+    **dict.fromkeys(("peak_layer", "step_layer"), np.int64),
+    **dict.fromkeys(("criterion", "part", "removed_by"), object),
+}
+"""Kinds of columns, also of those of an empty table."""
+
 
 def _life(path: Mapping[str, np.ndarray], limits: np.ndarray, first: float) -> dict[str, object]:
     """One feature of one token, from its birth to its removal."""
@@ -157,12 +165,17 @@ def _life(path: Mapping[str, np.ndarray], limits: np.ndarray, first: float) -> d
     sign = np.sign(after[peak]) or 1.0
     steps = sign * (after - before)[: peak + 1]
     largest = int(steps.argmax())
-    born = int(massive[0]) if len(massive) else largest
+    if len(massive):
+        born = int(massive[0])
+        embedded = born == 0 and abs(before[0]) >= first
+    else:
+        embedded = bool(sign * before[0] >= steps[largest])
+        born = 0 if embedded else largest
+    part, share = _author(path, born)
+    if embedded:
+        part, share = "embedding", float(before[0] / after[0]) if after[0] else np.nan
     last = int(massive[-1]) if len(massive) else None
     removed = None if last is None or last + 1 == len(after) else last + 1
-    part, share = _author(path, born)
-    if born == 0 and abs(before[0]) >= first and len(massive):
-        part, share = "embedding", float(before[0] / after[0])
     return {
         "layer": born,
         "criterion": "massive" if len(massive) else "largest step",

@@ -14,7 +14,14 @@ import torch
 from torch import Tensor
 
 from sinkscope.errors import InputError
-from sinkscope.interventions.targets import Target, TokenChoice, of_sample, tokens_of
+from sinkscope.interventions.targets import (
+    Numbers,
+    Target,
+    TokenChoice,
+    listed,
+    of_sample,
+    tokens_of,
+)
 from sinkscope.probes.stitching import Part, Stream
 
 __all__ = ["BlockAttention", "DropBos", "blocked_mask", "hidden_keys"]
@@ -34,7 +41,7 @@ class BlockAttention(Target):
 
     keys: TokenChoice | pd.DataFrame = None
     queries: TokenChoice = None
-    heads: int | Sequence[int] | None = None
+    heads: Numbers | None = None
 
     def for_sample(self, sample: int) -> "BlockAttention":
         """The same edit for one sample alone, which becomes sample 0."""
@@ -52,8 +59,11 @@ class BlockAttention(Target):
             raise InputError("BlockAttention: say which keys= to hide.")
         if self.features is not None:
             raise InputError("BlockAttention hides whole keys; leave features= out.")
-        if self.at is not None and "feature" in self.at:
-            object.__setattr__(self, "at", self.at.drop(columns="feature"))
+
+    @property
+    def column(self) -> None:
+        """None: whole keys are hidden."""
+        return None
 
     def chosen_heads(self, count: int) -> list[int] | None:
         """The heads, or None for all.
@@ -63,7 +73,7 @@ class BlockAttention(Target):
         """
         if self.heads is None:
             return None
-        heads = [self.heads] if isinstance(self.heads, int) else list(self.heads)
+        heads = listed(self.heads)
         outside = [head for head in heads if not 0 <= head < count]
         if outside:
             raise InputError(

@@ -47,11 +47,13 @@ class Case:
         reference: its reference token (BOS).
         before: what is there without.
         after: what is there with it.
+        idle: whether there was nothing to change.
     """
 
     reference: int
     before: Seen
     after: Seen
+    idle: bool = False
 
 
 Answer = Callable[[Case], bool | None]
@@ -113,10 +115,14 @@ def _reference_loses(case: Case) -> bool | None:
 
 
 def _new_massive(case: Case) -> bool | None:
+    if case.reference not in case.before.massive_tokens:
+        return None
     return bool(case.after.massive_tokens - case.before.massive_tokens)
 
 
 def _new_sink(case: Case) -> bool | None:
+    if case.reference not in case.before.sinks:
+        return None
     return bool(case.after.sinks - case.before.sinks)
 
 
@@ -142,7 +148,7 @@ TESTS: tuple[CausalTest, ...] = (
 def case_of(run: Run, rules: Thresholds, features: Collection[int]) -> Case:
     """What the tests look at in one sample under one condition: its sinks and these features."""
     before, after = (_seen(one.record, rules, features) for one in (run.before, run.after))
-    return Case(run.before.record.layouts[0].reference, before, after)
+    return Case(run.before.record.layouts[0].reference, before, after, run.idle)
 
 
 def causal_tests(
@@ -157,15 +163,16 @@ def causal_tests(
 
     Returns:
         One row a test whose condition was run: ``condition``, ``claim``, ``control``, ``clips``
-        (samples that had something to test), ``yes``, ``share``, ``low`` and ``high`` (95 %
-        bootstrap interval over those samples, NaN for one).
+        (samples that had something to test and to change), ``yes``, ``share``, ``low`` and
+        ``high`` (95 % bootstrap interval over those samples, NaN for one).
     """
     answers: dict[CausalTest, list[bool]] = {}
     for condition, case in cases:
         for test in TESTS:
             if test.condition != condition:
                 continue
-            held, answer = answers.setdefault(test, []), test.holds(case)
+            held = answers.setdefault(test, [])
+            answer = None if case.idle else test.holds(case)
             if answer is not None:
                 held.append(answer)
     rows = [_row(test, answers[test], draws, seed) for test in TESTS if test in answers]

@@ -12,11 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
 from sinkscope.errors import InputError
-from sinkscope.interventions.targets import Cells, Target, TokenChoice
+from sinkscope.glossary import SITES as GLOSSARY
+from sinkscope.interventions.targets import Cells, Numbers, Target, TokenChoice, listed
 from sinkscope.layout import TokenLayout
 
 __all__ = ["Clamp", "Edit", "Replace", "Scale", "View", "Zero", "knock_out"]
@@ -71,7 +74,7 @@ class Edit(Target, ABC):
     """
 
     site: str = "resid_post"
-    heads: int | Sequence[int] | None = None
+    heads: Numbers | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -86,6 +89,21 @@ class Edit(Target, ABC):
             raise InputError(f"{name}: heads= goes with site='z', not with {self.site!r}.")
         if self.features is not None and self.site == "z":
             raise InputError(f"{name}: at site 'z' choose heads=, not features=.")
+        if self.at is not None and self.features is None and self.column == "neuron":
+            self._refuse_features(self.at)
+
+    @property
+    def column(self) -> str | None:
+        """The column of ``at`` that is meant: features, neurons, or none where heads are."""
+        return None if self.site == "z" else GLOSSARY[self.site].dims[-1]
+
+    def _refuse_features(self, at: pd.DataFrame) -> None:
+        """A table's features are those of the residual stream; neurons have other numbers."""
+        if "feature" in at and "neuron" not in at:
+            raise InputError(
+                f"{type(self).__name__}: the table at= names features of the residual stream, but "
+                f"{self.site!r} has neurons; give features=, or a table with a column 'neuron'."
+            )
 
     @abstractmethod
     def new(self, values: Tensor, view: View | None) -> Tensor:
@@ -151,11 +169,11 @@ class Replace(Edit):
     """Set values to others, such as their mean over other clips.
 
     Attributes:
-        value: a number, or a state ``[feature]``; None takes the column ``replacement`` of the
-            table ``at``.
+        value: a number, or for every token the same vector ``[feature]`` of the whole state or of
+            the chosen ``features``; None takes the column ``replacement`` of the table ``at``.
     """
 
-    value: float | int | Tensor | None = None
+    value: float | int | np.number | Tensor | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -168,18 +186,29 @@ class Replace(Edit):
     def new(self, values: Tensor, view: View | None) -> Tensor:
         """The replacement, in the values' shape."""
         if self.value is None and view is not None and self.at is not None:
-            own = self.at.loc[view.cells.rows, "replacement"].tolist()
-            return torch.tensor(own).to(values)
+            own = torch.tensor(self.at["replacement"].to_numpy(float)[view.cells.rows]).to(values)
+            return own.reshape(-1, *[1] * (values.ndim - 1)).expand_as(values)
         value = torch.as_tensor(self.value, dtype=values.dtype, device=values.device)
-        return value.expand_as(values)
+        return value.expand_as(values) if value.ndim == 0 else self._at_each_token(value, values)
+
+    def _at_each_token(self, value: Tensor, values: Tensor) -> Tensor:
+        """The same vector at every token."""
+        chosen = 1 if self.features is None else len(listed(self.features))
+        width = values.shape[-1] if values.ndim > 1 else chosen
+        if value.shape != (width,):
+            raise InputError(
+                f"Replace: value= has {value.numel()} numbers, but {width} are changed at each "
+                f"token of {self.site!r}; give as many, or one number."
+            )
+        return value.repeat(values.numel() // width).reshape(values.shape)
 
 
 def knock_out(
     *,
-    layers: int | Sequence[int],
+    layers: Numbers,
     part: Literal["attention", "mlp"] | None = None,
-    heads: int | Sequence[int] | None = None,
-    neurons: int | Sequence[int] | None = None,
+    heads: Numbers | None = None,
+    neurons: Numbers | None = None,
     tokens: TokenChoice = None,
 ) -> Zero:
     """The edit that silences a part of a block: what it would add becomes 0.

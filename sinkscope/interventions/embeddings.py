@@ -68,7 +68,7 @@ class ReplaceEmbeddings:
     """
 
     tokens: TokenChoice
-    by: Literal["mean", "zero", "random"] | int | str | Tensor = "mean"
+    by: Literal["mean", "zero", "random"] | int | np.integer | str | Tensor = "mean"
     seed: int = 0
 
     def touched(self, layout: TokenLayout) -> list[int]:
@@ -80,9 +80,9 @@ class ReplaceEmbeddings:
         places = tokens_of(self.tokens, layout).tolist()
         if not places:
             return states
-        states = states.clone()
-        states[places] = self._vectors(len(places), states, layout, table)
-        return states
+        replaced = states.clone()
+        replaced[places] = self._vectors(len(places), states, layout, table)
+        return replaced
 
     def _vectors(
         self, count: int, states: Tensor, layout: TokenLayout, table: nn.Module | None

@@ -26,6 +26,9 @@ FEATURES = 3
 MOST_TOKENS = 0.5
 """Share of all tokens above which a massive feature is an outlier of every token."""
 
+FEW_TOKENS = 8
+"""Tokens at which a feature may be massive in any case, however short the texts are."""
+
 
 @dataclass(frozen=True, eq=False)
 class Findings:
@@ -130,7 +133,7 @@ def find_origins(
 def _without_outliers(massive: pd.DataFrame) -> tuple[pd.DataFrame, tuple[int, ...]]:
     """The rows of features that stand out at few tokens, and the other features."""
     tokens = massive.drop_duplicates(["sample", "token", "feature"])["feature"].tolist()
-    most = MOST_TOKENS * sum(massive.attrs["tokens"])
+    most = max(MOST_TOKENS * sum(massive.attrs["tokens"]), FEW_TOKENS)
     outliers = tuple(sorted({f for f in tokens if tokens.count(f) > most}))
     return massive.loc[~massive["feature"].isin(outliers)], outliers
 

@@ -31,9 +31,10 @@ def intervene(
 ) -> Iterator[Subject]:
     """Change what a subject computes, in every forward of its decoder inside a ``with`` block.
 
-    Edits of one site act in their order. Probes see the changed values, whether they are opened
-    before or inside the block; ``generate`` and KV caches are followed, as are padded batches.
-    Weights are never touched, and all is as before when the block is left, also by an exception.
+    Edits of one site act in their order, those of an outer block before those of an inner one.
+    Probes see the changed values, whether they are opened before or inside the block; ``generate``
+    and KV caches are followed, as are padded batches. Weights are never touched, and all is as
+    before when the block is left, also by an exception.
 
     Args:
         subject: a `Subject`, or anything that ``load`` takes, such as a loaded model.

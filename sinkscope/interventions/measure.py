@@ -17,12 +17,11 @@ from torch import Tensor
 from sinkscope.analysis.effects import BEFORE, effects
 from sinkscope.analysis.thresholds import Thresholds
 from sinkscope.errors import InputError
-from sinkscope.interventions.blocking import BlockAttention
-from sinkscope.interventions.edits import Edit
 from sinkscope.interventions.intervene import intervene
 from sinkscope.interventions.observe import Observation, observe
 from sinkscope.interventions.samples import Sample, samples_of
 from sinkscope.interventions.session import AnyEdit, Session
+from sinkscope.interventions.targets import Target
 from sinkscope.subjects.subject import Subject, load
 
 __all__ = ["Effects", "Run", "measure", "row_of", "run_conditions", "summarise"]
@@ -106,12 +105,14 @@ class Run:
         sample: number of the clip or text.
         before: what the subject does as it is.
         after: what it does under the condition.
+        idle: whether the condition names nothing in this sample, so that ``after`` is ``before``.
     """
 
     condition: str
     sample: int
     before: Observation
     after: Observation
+    idle: bool = False
 
 
 def run_conditions(
@@ -128,7 +129,11 @@ def run_conditions(
         before = observe(subject, one, **how)
         yield Run(BEFORE, sample, before, before)
         for name, edits in named.items():
-            with intervene(subject, _of_sample(edits, sample), allow_idle=True):
+            own = _of_sample(edits, sample)
+            if not any(_names_something(edit) for edit in own):
+                yield Run(name, sample, before, before, idle=True)
+                continue
+            with intervene(subject, own, allow_idle=True):
                 after = observe(subject, one, **how)
             yield Run(name, sample, before, after)
 
@@ -157,10 +162,12 @@ def summarise(
 def _of_sample(edits: Edits, sample: int) -> list[AnyEdit]:
     """The edits for one sample alone, which will be run more than once."""
     several = list(edits) if isinstance(edits, Sequence) else [edits]
-    return [
-        edit.for_sample(sample) if isinstance(edit, Edit | BlockAttention) else edit
-        for edit in several
-    ]
+    return [edit.for_sample(sample) if isinstance(edit, Target) else edit for edit in several]
+
+
+def _names_something(edit: AnyEdit) -> bool:
+    """Whether an edit of one sample alone names anything in it."""
+    return not isinstance(edit, Target) or edit.names(0)
 
 
 def _about(subject: Subject, rules: Thresholds) -> dict[str, Any]:

@@ -79,8 +79,13 @@ class Observation:
 def observe(
     subject: Subject, one: Sample, *, transcribe: bool = True, max_new_tokens: int = 64
 ) -> Observation:
-    """Run a subject on one sample: for its record, its predictions, and its transcript."""
+    """Run a subject on one sample: for its record, its predictions, and its transcript.
+
+    An encoder predicts nothing: its observation is the record.
+    """
     seen = one.record(subject, reducers=REDUCERS)
+    if not subject.anatomy.causal:
+        return Observation(seen, None, None)
     clip = one.data
     if not isinstance(clip, Clip) or not isinstance(subject, AvsrSubject):
         return Observation(seen, *_predicted(subject, one))

@@ -9,6 +9,7 @@ Example:
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -40,7 +41,7 @@ class Rotate(Edit):
         fraction: how far, from 0 (stays) to 1 (arrives).
     """
 
-    toward: int | str | Tensor = "bos"
+    toward: int | np.integer | str | Tensor = "bos"
     without: TokenChoice | pd.DataFrame = ()
     fraction: float | int = 1.0
     site: str = "resid_pre"
@@ -51,10 +52,11 @@ class Rotate(Edit):
             raise InputError("Rotate turns whole states; leave features= out, and site 'z'.")
         if not 0 <= self.fraction <= 1:
             raise InputError(f"Rotate: fraction is {self.fraction}; give a number from 0 to 1.")
-        if self.at is not None and "feature" in self.at:
-            keys = [name for name in ("sample", "layer", "token") if name in self.at]
-            once = self.at.drop(columns="feature").drop_duplicates(keys)
-            object.__setattr__(self, "at", once)
+
+    @property
+    def column(self) -> None:
+        """None: whole states are turned."""
+        return None
 
     def new(self, values: Tensor, view: View | None) -> Tensor:
         """The turned states."""
@@ -66,14 +68,14 @@ class Rotate(Edit):
         """The target, where it is a token."""
         if isinstance(self.toward, Tensor) or self.toward in _OTHERS:
             return ()
-        return tokens_of(_choice(self.toward), layout)[:1].tolist()
+        return tokens_of(self.toward, layout)[:1].tolist()
 
     def _target(self, values: Tensor, view: View) -> Tensor:
         if isinstance(self.toward, Tensor):
             return self.toward.to(values).expand_as(values)
         if self.toward in _OTHERS:
             return self._others(values, view)
-        found = tokens_of(_choice(self.toward), view.layout)
+        found = tokens_of(self.toward, view.layout)
         if not len(found):
             raise InputError(
                 f"Rotate: the sample has no token {self.toward!r} to turn towards; name a "
@@ -122,7 +124,3 @@ def rotated(states: Tensor, target: Tensor, fraction: float) -> Tensor:
 
 def _unit(states: Tensor) -> Tensor:
     return torch.nn.functional.normalize(states, dim=-1)
-
-
-def _choice(toward: int | str | Tensor) -> TokenChoice:
-    return toward if isinstance(toward, int | str) else None

@@ -13,7 +13,8 @@ from sinkscope.errors import InputError, SiteError
 from sinkscope.interventions.blocking import BlockAttention, blocked_mask, hidden_keys, row_of
 from sinkscope.interventions.edits import Edit, View
 from sinkscope.interventions.embeddings import EmbeddingEdit
-from sinkscope.interventions.targets import Cells
+from sinkscope.interventions.order import changing
+from sinkscope.interventions.targets import Cells, Target, listed
 from sinkscope.probes.attention import editing
 from sinkscope.probes.stitching import Part, Stream, at
 from sinkscope.probes.tracking import Step, Tracker
@@ -68,11 +69,10 @@ class Session:
         stack.callback(begin.remove)
         for (site, layer), edits in places.items():
             if site != "z":
-                stack.callback(self._hook(site, layer, edits).remove)
+                self._hook(site, layer, edits, stack)
         self._edit_attention(places, stack)
         if self._of_embeddings():
-            embed = self._embedding().register_forward_hook(self._embedded, prepend=True)
-            stack.callback(embed.remove)
+            changing(self._embedding(), "output", self._embedded, stack)
         stack.callback(decoder.register_forward_hook(self._end).remove)
 
     def refuse_idle(self) -> None:
@@ -81,9 +81,10 @@ class Session:
         Raises:
             InputError: if one named nothing that any sample had.
         """
+        samples = self._numbers.values()
         for number, edit in enumerate(self.edits):
-            empty = isinstance(edit, Edit | BlockAttention) and edit.at is not None
-            if self._numbers and number not in self._acted and not empty:
+            named = any(not isinstance(edit, Target) or edit.names(sample) for sample in samples)
+            if named and number not in self._acted:
                 raise InputError(
                     f"{edit} changed nothing: no sample that ran had what it names; look at the "
                     "record's layouts for positions, segments and labels."
@@ -109,6 +110,8 @@ class Session:
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._step = None
+        self._numbers = {s: number for s, number in self._numbers.items() if s.recorded}
+        self._refuse_checkpointing()
         step = self._tracker.begin(module, args, kwargs)
         for stream in step.streams:
             self._numbers.setdefault(stream, len(self._numbers))
@@ -117,6 +120,18 @@ class Session:
         if embeds is None or not self._of_embeddings():
             return None
         return (), {**step.given, "inputs_embeds": self._embed(embeds, step)}
+
+    def _refuse_checkpointing(self) -> None:
+        """In the backward pass a checkpointed block runs again, and no forward is open then."""
+        blocks = self.subject.anatomy.blocks
+        checkpointed = any(
+            b.training and getattr(b, "gradient_checkpointing", False) for b in blocks
+        )
+        if checkpointed and torch.is_grad_enabled():
+            raise InputError(
+                "intervene: the backward pass runs checkpointed blocks again, without their edits; "
+                "turn gradient checkpointing off, or forward under torch.no_grad()."
+            )
 
     def _end(self, module: nn.Module, args: Any, output: Any) -> None:
         step, self._step = self._step, None
@@ -127,7 +142,7 @@ class Session:
         self._step = None
         self._held.clear()
 
-    def _hook(self, site: str, layer: int, edits: list[int]) -> Any:
+    def _hook(self, site: str, layer: int, edits: list[int], stack: ExitStack) -> None:
         tap = self.subject.anatomy.tap(site, layer)
 
         def change(value: Any) -> Any:
@@ -137,11 +152,7 @@ class Session:
             changed = self._changed(tensor, layer, edits)
             return None if changed is tensor else tap.write(value, changed)
 
-        if tap.where == "input":
-            return tap.module.register_forward_pre_hook(
-                lambda _, args, kwargs: change((args, kwargs)), with_kwargs=True, prepend=True
-            )
-        return tap.module.register_forward_hook(lambda _, __, output: change(output), prepend=True)
+        changing(tap.module, tap.where, change, stack)
 
     def _changed(self, tensor: Tensor, layer: int, edits: Sequence[int]) -> Tensor:
         """``[sample, token, ..., feature]`` with the edits made; itself if they name nothing."""
@@ -171,14 +182,14 @@ class Session:
             heads = self._heads(edit)
             index = (part.sample, rows[:, None], torch.tensor(heads)[None])
         elif cells.features is not None:
-            self._refuse_features(edit, cells, tensor.shape[-1])
+            _refuse_features(edit, cells.features, tensor.shape[-1])
             index = (*index, torch.tensor(cells.features, device=tensor.device))
         changed = tensor.clone()
         changed[index] = edit.new(tensor[index], view).to(tensor.dtype)
         return changed
 
     def _heads(self, edit: Edit) -> list[int]:
-        heads = [edit.heads] if isinstance(edit.heads, int) else list(edit.heads or ())
+        heads = listed(edit.heads)
         count = self.subject.anatomy.n_heads
         outside = [head for head in heads if not 0 <= head < count]
         if outside:
@@ -186,13 +197,6 @@ class Session:
                 f"{type(edit).__name__}: there is no head {outside[0]}; there are {count}, from 0."
             )
         return heads
-
-    def _refuse_features(self, edit: Edit, cells: Cells, width: int) -> None:
-        if cells.features is not None and cells.features.max() >= width:
-            raise InputError(
-                f"{type(edit).__name__}: there is no feature {cells.features.max()} at "
-                f"{edit.site!r}, which has {width}."
-            )
 
     def _edit_attention(self, places: dict[tuple[str, int], list[int]], stack: ExitStack) -> None:
         anatomy = self.subject.anatomy
@@ -216,12 +220,12 @@ class Session:
 
     def _embedding(self) -> nn.Module:
         find = getattr(self.subject.anatomy.decoder, "get_input_embeddings", None)
-        found = find() if find else None
+        found = find() if find and self.subject.anatomy.causal else None
         if not isinstance(found, nn.Module):
             raise SiteError(f"{self.subject.name} has no embeddings of tokens to change.")
         return found
 
-    def _embedded(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
+    def _embedded(self, output: Tensor) -> Tensor | None:
         """After the embedding of ids, inside a forward of the decoder."""
         return None if self._step is None else self._embed(output, self._step)
 
@@ -283,3 +287,12 @@ def _here(cells: Cells, part: Part) -> Cells:
     """The cells whose tokens this forward brings."""
     here = (cells.tokens >= part.start) & (cells.tokens < part.start + part.count)
     return cells if here.all() else cells.take(np.flatnonzero(here))
+
+
+def _refuse_features(edit: Edit, features: np.ndarray, width: int) -> None:
+    outside = features[(features < 0) | (features >= width)]
+    if len(outside):
+        raise InputError(
+            f"{type(edit).__name__}: there is no feature {outside[0]} at {edit.site!r}, which has "
+            f"{width}."
+        )

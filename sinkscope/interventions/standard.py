@@ -15,6 +15,7 @@ import pandas as pd
 from sinkscope.interventions.edits import Edit, Replace, Zero
 from sinkscope.interventions.findings import Findings
 from sinkscope.interventions.rotation import Rotate
+from sinkscope.layout import TokenLayout
 from sinkscope.probes.pick import Pick
 
 __all__ = ["CONDITIONS", "CONTROLS", "leading_neurons", "standard_interventions"]
@@ -127,17 +128,19 @@ def leading_neurons(found: Findings) -> dict[int, list[int]]:
 
 def _rotations(found: Findings, draw: "_Draw") -> dict[str, list[Edit]]:
     """Turns at the input of the block of birth of each sample's reference, or of its first."""
-    references = draw.rows(lambda sample, layout: [layout.reference])
-    sinks = draw.rows(lambda sample, layout: sorted(found.tokens[sample] - {layout.reference}))
+    sinks = draw.rows(lambda sample, layout: draw.sinks(sample))
     one = draw.rows(lambda sample, layout: draw.ordinary(sample, 1))
-    as_many = draw.rows(
-        lambda sample, layout: draw.ordinary(sample, len(found.tokens[sample] - {layout.reference}))
-    )
-    away = {"toward": "mean_other", "without": sinks}
+    turned = {
+        "turn sinks away": lambda sample, layout: draw.sinks(sample),
+        "turn ordinary away": lambda sample, layout: draw.ordinary(sample, len(draw.sinks(sample))),
+        "turn BOS away": lambda sample, layout: [layout.reference],
+    }
+    away: dict[str, list[Edit]] = {
+        name: [Rotate(at=draw.rows(draw.sparing(which)), toward="mean_other", without=sinks)]
+        for name, which in turned.items()
+    }
     return {
-        "turn sinks away": [Rotate(at=sinks, **away)],
-        "turn ordinary away": [Rotate(at=as_many, **away)],
-        "turn BOS away": [Rotate(at=references, **away)],
+        **away,
         "turn ordinary to BOS": [
             Rotate(at=one.loc[one["reference"] == reference], toward=int(reference))
             for reference in sorted(set(one["reference"]))
@@ -161,8 +164,6 @@ class _Draw:
         """A table of the tokens that a function of sample and layout names, at the birth layer."""
         found = []
         for sample, layout in enumerate(self.found.record.layouts):
-            if len(layout) <= len(self.found.tokens[sample] | {layout.reference}):
-                continue  # no ordinary token is left to turn towards or to compare with
             layer = self.birth_layer(sample)
             found += [
                 (sample, layer, int(token), layout.labels[int(token)], layout.reference)
@@ -171,6 +172,21 @@ class _Draw:
         table = pd.DataFrame(found, columns=["sample", "layer", "token", "label", "reference"])
         table.attrs = {"samples": len(self.found.record)}
         return table
+
+    def sinks(self, sample: int) -> list[int]:
+        """What was found in a sample, but for its reference token."""
+        reference = self.found.record.layouts[sample].reference
+        return sorted(self.found.tokens[sample] - {reference})
+
+    def sparing(self, tokens: Any) -> Any:
+        """The tokens, in samples where others are left towards which they can be turned."""
+
+        def chosen(sample: int, layout: TokenLayout) -> list[int]:
+            which = tokens(sample, layout)
+            taken = {*which, *self.sinks(sample), layout.reference}
+            return which if len(layout) > len(taken) else []
+
+        return chosen
 
     def birth_layer(self, sample: int) -> int:
         """Where most of a sample's values are born; of all samples where it has none."""
@@ -196,7 +212,7 @@ class _Draw:
             swap = dict(zip(tokens, other, strict=False))
             moved = own.loc[own["token"].isin(list(swap))]
             labels = self.found.record.layouts[number].labels
-            place = moved["token"].map(swap)
+            place = moved["token"].map(swap).astype(np.int64)
             tables.append(moved.assign(token=place, label=[labels[int(t)] for t in place]))
         table = pd.concat(tables) if tables else births.iloc[:0]
         table.attrs = births.attrs
@@ -219,11 +235,11 @@ class _Draw:
                 state = np.abs(states[layer, token])
                 free = np.setdiff1d(np.arange(len(state)), self.found.features)
                 if kind == "random":
-                    chosen = self.rng.choice(free, len(group), replace=False)
+                    chosen = self.rng.choice(free, min(len(group), len(free)), replace=False)
                 else:
                     order = np.abs(state[free] - np.median(state))
                     chosen = free[np.argsort(order, kind="stable")[: len(group)]]
-                tables.append(group.assign(feature=np.sort(chosen)))
+                tables.append(group.iloc[: len(chosen)].assign(feature=np.sort(chosen)))
         table = pd.concat(tables)
         table.attrs = self.births.attrs
         return table

@@ -146,8 +146,10 @@ def _gate(own: pd.DataFrame) -> str:
         kinds.setdefault(label, []).append(value)
     means = sorted(((float(np.mean(held)), label) for label, held in kinds.items()), reverse=True)
     here = ", ".join(f"{value:.3g} at {label!r}" for value, label in means[:SHOWN])
-    there = np.nanmedian(own[f"{name}_others"].to_numpy(float))
-    return f"{word} is {here}, and {there:.3g} at ordinary tokens (median)."
+    others = own[f"{name}_others"].dropna()
+    if not len(others):
+        return f"{word} is {here}; there is no ordinary token to compare with."
+    return f"{word} is {here}, and {others.median():.3g} at ordinary tokens (median)."
 
 
 def _removed(found: Findings) -> str:

@@ -19,9 +19,21 @@ from sinkscope.errors import InputError
 from sinkscope.glossary import SEGMENTS
 from sinkscope.layout import TokenLayout
 
-__all__ = ["Cells", "Target", "TokenChoice", "of_sample", "rows_of_sample", "tokens_of"]
+__all__ = [
+    "Cells",
+    "Numbers",
+    "Target",
+    "TokenChoice",
+    "listed",
+    "of_sample",
+    "rows_of_sample",
+    "tokens_of",
+]
 
-TokenChoice = int | str | Sequence[int | str] | None
+Numbers = int | np.integer | np.ndarray | Sequence[int | np.integer]
+"""One or several whole numbers, also as a table's cells hold them."""
+
+TokenChoice = Numbers | str | Sequence[int | np.integer | str] | None
 """Tokens by position, by segment or by label; None for all."""
 
 Self = TypeVar("Self", bound="Target")
@@ -34,7 +46,7 @@ class Cells:
     Attributes:
         tokens: positions in the sample.
         features: one for each token, or None where the whole state is changed.
-        rows: the row of the table that each comes from, where there is a table.
+        rows: place of the table's row that each comes from, where there is a table.
     """
 
     tokens: Int[np.ndarray, " cell"]
@@ -59,9 +71,9 @@ class Target:
 
     Attributes:
         at: a table of tokens, of ``find_massive_activations``, ``find_sinks`` or ``trace_origin``:
-            its rows say sample, layer, token and, if they do, feature. The samples are those that
-            the model is given inside the block, in their order, again and again; a table of one
-            sample is for each of them.
+            its rows say sample, layer, token and, if they do, feature (at the sites of neurons,
+            neuron). The samples are those that the model is given inside the block, in their
+            order, again and again; a table of one sample is for each of them.
         tokens: instead, tokens by position, segment or label; None for all.
         layers: 0-based layers; with ``at``, in place of the table's.
         features: features or neurons; None for the table's, else for whole states.
@@ -69,12 +81,13 @@ class Target:
 
     at: pd.DataFrame | None = None
     tokens: TokenChoice = None
-    layers: int | Sequence[int] | None = None
-    features: int | Sequence[int] | None = None
+    layers: Numbers | None = None
+    features: Numbers | None = None
 
     def __post_init__(self) -> None:
         if self.at is None:
             return
+        object.__setattr__(self, "at", self.at.reset_index(drop=True))
         name = type(self).__name__
         if self.tokens is not None:
             raise InputError(f"{name}: give at= or tokens=, not both.")
@@ -87,6 +100,15 @@ class Target:
                 "find_massive_activations or trace_origin returned."
             )
 
+    @property
+    def column(self) -> str | None:
+        """The column of ``at`` that names single features; None where whole states are meant."""
+        return "feature"
+
+    def names(self, sample: int) -> bool:
+        """Whether it names anything in the ``sample``-th sample that runs."""
+        return self.at is None or len(rows_of_sample(self.at, sample)) > 0
+
     def layers_in(self, n_layers: int) -> list[int]:
         """The layers in which it acts.
 
@@ -94,7 +116,7 @@ class Target:
             InputError: the model has no such layer.
         """
         if self.layers is not None:
-            wanted = [self.layers] if isinstance(self.layers, int) else list(self.layers)
+            wanted = listed(self.layers)
         elif self.at is not None:
             wanted = self.at["layer"].to_numpy(np.int64).tolist()
         else:
@@ -109,21 +131,20 @@ class Target:
 
     def cells(self, layout: TokenLayout, sample: int, layer: int) -> Cells:
         """What it changes in a sample whose tokens so far are those of ``layout``."""
-        own = None if self.features is None else np.atleast_1d(np.asarray(self.features, np.int64))
+        own = None if self.features is None else np.array(listed(self.features), np.int64)
         if self.at is None:
             return _crossed(tokens_of(self.tokens, layout), own)
         rows = rows_of_sample(self.at, sample)
         if self.layers is None:
             rows = rows.loc[rows["layer"] == layer]
-        else:
-            key = ["token", "feature"] if "feature" in rows and own is None else ["token"]
-            rows = rows.drop_duplicates(key)
         rows = rows.loc[rows["token"] < len(layout)]
         _refuse_other_tokens(rows, layout, type(self).__name__)
-        tokens = rows["token"].to_numpy(np.int64)
-        if own is None and "feature" in rows:
-            return Cells(tokens, rows["feature"].to_numpy(np.int64), rows.index.to_numpy())
-        return _crossed(np.unique(tokens), own)
+        single = self.column if own is None and self.column in rows else None
+        rows = rows.drop_duplicates(["token"] if single is None else ["token", single])
+        tokens, places = rows["token"].to_numpy(np.int64), rows.index.to_numpy()
+        if single is None:
+            return _crossed(tokens, own, places)
+        return Cells(tokens, rows[single].to_numpy(np.int64), places)
 
     def for_sample(self: Self, sample: int) -> Self:
         """The same edit for one sample alone, which becomes sample 0."""
@@ -150,9 +171,8 @@ def tokens_of(choice: TokenChoice, layout: TokenLayout) -> Int[np.ndarray, " tok
     """The positions that a choice names; none where the sample has no such token."""
     if choice is None:
         return np.arange(len(layout))
-    several = [choice] if isinstance(choice, int | str) else list(choice)
     found: set[int] = set()
-    for one in several:
+    for one in listed(choice):
         if isinstance(one, str):
             words: Any = layout.segments if one in SEGMENTS else layout.labels
             found |= {place for place, word in enumerate(words) if word == one}
@@ -163,10 +183,26 @@ def tokens_of(choice: TokenChoice, layout: TokenLayout) -> Int[np.ndarray, " tok
     return np.array(sorted(found), np.int64)
 
 
-def _crossed(tokens: np.ndarray, features: np.ndarray | None) -> Cells:
+def listed(choice: Any) -> list[Any]:
+    """One or several, as a list.
+
+    Example:
+        >>> listed("bos"), listed(np.int64(3)), listed((1, 2))
+        (['bos'], [3], [1, 2])
+    """
+    several = [choice] if isinstance(choice, str) else np.atleast_1d(np.asarray(choice, object))
+    return [int(one) if isinstance(one, np.integer) else one for one in several]
+
+
+def _crossed(
+    tokens: np.ndarray, features: np.ndarray | None, rows: np.ndarray | None = None
+) -> Cells:
+    """Every one of the tokens with every one of the features."""
     if features is None:
-        return Cells(tokens)
-    return Cells(np.repeat(tokens, len(features)), np.tile(features, len(tokens)))
+        return Cells(tokens, None, rows)
+    each = np.repeat(np.arange(len(tokens)), len(features))
+    crossed = np.tile(features, len(tokens))
+    return Cells(tokens[each], crossed, None if rows is None else rows[each])
 
 
 def _refuse_other_tokens(rows: pd.DataFrame, layout: TokenLayout, name: str) -> None:

@@ -93,10 +93,15 @@ def editing(name: str, editors: Mapping[nn.Module, Editor]) -> Iterator[None]:
     Raises:
         SiteError: the attention does not pass through the table, or takes no mask as a tensor.
     """
-    if name not in _MASKED_BY_TENSOR or any(calls_torch(module) for module in editors):
+    if any(calls_torch(module) for module in editors):
         raise SiteError(
-            f"Attention with {name!r} cannot be changed from outside here; load the model with "
-            "attn_implementation='sdpa' or 'eager' (WavLM's own attention has neither)."
+            "The attention of WavLM, torch's own, cannot be changed from outside: no keys can be "
+            "hidden and no heads edited; edit the site attn_out or a stream."
+        )
+    if name not in _MASKED_BY_TENSOR:
+        raise SiteError(
+            f"Attention with {name!r} takes no mask that could hide keys; load the model with "
+            "attn_implementation='sdpa' or 'eager'."
         )
     entered: list[tuple[_Seam, int, Editor]] = []
     try:

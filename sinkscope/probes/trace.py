@@ -71,12 +71,13 @@ def trace(
 
     Raises:
         InputError: the tables name no tokens or features, or tokens that a sample lacks; the
-            neurons would take more than ``max_bytes``.
+            neurons would take more than ``max_bytes``; there is no such layer or feature.
         SiteError: the subject has no residual stream to follow.
     """
     subject = load(subject)
     found = [at] if isinstance(at, pd.DataFrame) else list(at)
     chosen = _features(found, features, subject.anatomy.d_model)
+    _refuse_layers(layers, subject.anatomy.n_layers)
     plan = _Plan(subject, chosen, others, layers, max_bytes)
     if not _is_several(data):
         return _trace_one(plan, data, found, given)
@@ -232,12 +233,21 @@ def _features(
             "sinks); give features=, or find_massive_activations(record, ratio=) with a lower "
             "ratio."
         )
-    if not 0 <= features[0] <= features[-1] < width:
+    outside = [feature for feature in features if not 0 <= feature < width]
+    if outside:
         raise InputError(
-            f"trace: feature {features[-1]} is outside 0 to {width - 1}, the features of this "
+            f"trace: feature {outside[0]} is outside 0 to {width - 1}, the features of this "
             "model; give tables that were found on it."
         )
     return features
+
+
+def _refuse_layers(layers: Sequence[int] | None, count: int) -> None:
+    outside = [layer for layer in layers or () if not 0 <= layer < count]
+    if outside:
+        raise InputError(
+            f"trace: there is no layer {outside[0]}; the model's layers are 0 to {count - 1}."
+        )
 
 
 def _pairs(

@@ -1,0 +1,140 @@
+"""Edits in forwards of every kind: nested blocks, checkpointed training, caches, encoders."""
+
+import numpy as np
+import pytest
+import torch
+
+import sinkscope as ss
+from sinkscope.errors import InputError, SiteError
+from tests.encoder_models import FRAMES, encoder, real_frames
+from tests.families import batch, build, tiny
+
+EDITS = (
+    ss.Scale(by=2.0, site="mlp_out", layers=0, tokens=[1, 10]),
+    ss.Rotate(layers=1, tokens=3, toward=1, fraction=0.7),
+    ss.BlockAttention(keys=[2, 9], layers=1),
+    ss.BlockAttention(keys=3, layers=0, heads=[1]),
+)
+
+
+@pytest.mark.parametrize("site", ["resid_pre", "resid_post", "attn_out", "mlp_act", "z"])
+def test_nested_blocks_act_as_one_block_with_both_edits(site: str) -> None:
+    model, ids = tiny("llama"), batch(samples=1)["input_ids"]
+    there = {"site": site, "layers": 0, "tokens": 3}
+    first, then = ss.Replace(value=2.0, **there), ss.Scale(by=5.0, **there)
+    with ss.intervene(model, first), ss.intervene(model, then), ss.probe(model, [site]) as nested:
+        model(ids)
+    with ss.probe(model, [site]) as flat, ss.intervene(model, [first, then]):
+        model(ids)
+    with ss.intervene(model, then), ss.intervene(model, first):
+        backwards = ss.record(model, input_ids=ids, reducers=[ss.Keep(site)])
+    axis = 1 if site == "z" else 0
+    for probe, expected in ((nested.record, 10), (flat.record, 10), (backwards, 2)):
+        assert (probe[site][0, 0].values.take(3, axis) == expected).all()
+    assert np.array_equal(nested.record[site], flat.record[site])
+
+
+@pytest.mark.parametrize("by_ids", [True, False])
+def test_nested_edits_of_embeddings(by_ids: bool) -> None:
+    model, ids = tiny("llama"), batch(samples=1)["input_ids"]
+    given = {"input_ids": ids}
+    if not by_ids:
+        given = {"inputs_embeds": model.get_input_embeddings()(ids).detach()}
+    swap, clear = ss.SwapEmbeddings(2, 5), ss.ReplaceEmbeddings(2, "zero")
+    keep = [ss.Keep("resid_pre", layers=[0])]
+    for outer, inner, zero in ((swap, clear, 2), (clear, swap, 5)):
+        with ss.intervene(model, outer), ss.intervene(model, inner):
+            seen = ss.record(model, **given, reducers=keep)["resid_pre"][0, 0].values
+        assert np.flatnonzero((seen == 0).all(-1)).tolist() == [zero]
+
+
+def test_leaving_an_inner_block_leaves_the_outer_one_in_place() -> None:
+    model, ids = tiny("llama"), batch(samples=1)["input_ids"]
+    with ss.intervene(model, EDITS):
+        outer = model(ids).logits
+        with ss.intervene(model, ss.Zero(layers=0, tokens=5)):
+            assert not torch.equal(model(ids).logits, outer)
+        assert torch.equal(model(ids).logits, outer)
+
+
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable.:FutureWarning")
+def test_checkpointed_blocks_are_refused_where_they_would_run_again() -> None:
+    model, ids = build("llama").train(), batch(samples=1)["input_ids"]
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    with ss.intervene(model, EDITS, allow_idle=True):
+        with pytest.raises(InputError, match="turn gradient checkpointing off"):
+            model(ids, use_cache=False)
+        with torch.no_grad():
+            model(ids, use_cache=False)
+    with ss.intervene(model.eval(), EDITS):
+        model(ids).logits.sum().backward()
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "gemma2", "gemma3_text"])
+def test_a_static_cache_generates_as_a_growing_one(name: str) -> None:
+    model, given = tiny(name), batch("left")
+    how = {"max_new_tokens": 8, "do_sample": False, "return_dict_in_generate": True}
+    found = []
+    for cache in (None, "static"):
+        with ss.intervene(model, EDITS):
+            made = model.generate(**given, **how, output_logits=True, cache_implementation=cache)
+        found.append(torch.stack(made.logits))
+    assert torch.allclose(*found, atol=1e-4)
+    plain = model.generate(**given, **how, output_logits=True)
+    assert not torch.allclose(found[0][0], plain.logits[0], atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_half_precision_and_inference_mode(name: str) -> None:
+    model, ids = build(name).to(torch.bfloat16), batch(samples=1)["input_ids"]
+    with ss.intervene(model, EDITS), torch.inference_mode():
+        pattern = ss.record(model, input_ids=ids, keep=["pattern"])["pattern"].values[0]
+    assert (pattern[1][:, 10:, 9] == 0).all()
+    assert (pattern[0][1, 4:, 3] == 0).all()
+    assert (pattern[0][[0, 2, 3], 4:, 3] > 0).all()
+    assert np.allclose(pattern.sum(-1), 1, atol=1e-5)
+
+
+def test_a_multiplier_leaves_the_other_tokens_to_the_bit() -> None:
+    model, ids = build("granite", residual_multiplier=0.3), batch(samples=1)["input_ids"]
+    value = torch.linspace(-3, 5, 32)
+    for site in ("attn_out", "mlp_out"):
+        keep = [ss.Keep(site), ss.Keep("resid_post")]
+        plain = ss.record(model, input_ids=ids, reducers=keep)
+        with ss.intervene(model, ss.Replace(value=value, site=site, layers=1, tokens=4)):
+            seen = ss.record(model, input_ids=ids, reducers=keep)
+        before, after = (found["resid_post"].values[0, 1] for found in (plain, seen))
+        assert np.array_equal(np.delete(after, 4, 0), np.delete(before, 4, 0))
+        assert np.allclose(seen[site].values[0, 1, 4], value, rtol=1e-6)
+
+
+@pytest.mark.parametrize("padding", [False, True])
+@pytest.mark.parametrize("name", ["whisper", "avhubert", "avhubert post-norm"])
+def test_frames_are_hidden_from_all_others_of_an_encoder(name: str, padding: bool) -> None:
+    built, mask = encoder(name), real_frames(padding)
+    hidden = ss.BlockAttention(keys=3, layers=0)
+    with ss.intervene(built.model, hidden), ss.probe(built.model, ["pattern"]) as probe:
+        built.run(mask)
+    pattern = probe.record["pattern"].values[0, 0]
+    others = np.delete(np.arange(FRAMES), 3)
+    assert (pattern[:, others, 3] == 0).all()
+    assert (pattern[:, 3, 3] > 0).all()
+    assert (pattern[:, 2, 4:] > 0).all()
+
+
+@pytest.mark.parametrize("edit", [ss.knock_out(layers=0, heads=1), ss.BlockAttention(keys=3)])
+def test_attention_that_cannot_be_changed_is_refused_in_words(edit) -> None:
+    with pytest.raises(SiteError, match="attn_out"), ss.intervene(encoder("wavlm").model, edit):
+        pass
+    model = build("llama")
+    model.config._attn_implementation = "flash_attention_2"
+    with pytest.raises(SiteError, match="load the model with"), ss.intervene(model, edit):
+        pass
+
+
+@pytest.mark.parametrize("name", ["whisper", "wavlm", "avhubert"])
+def test_an_encoder_has_no_embeddings_of_tokens(name: str) -> None:
+    """Whisper calls its first convolution so."""
+    edit = ss.SwapEmbeddings(1, 2)
+    with pytest.raises(SiteError, match="no embeddings"), ss.intervene(encoder(name).model, edit):
+        pass
