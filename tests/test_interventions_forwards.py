@@ -138,3 +138,83 @@ def test_an_encoder_has_no_embeddings_of_tokens(name: str) -> None:
     edit = ss.SwapEmbeddings(1, 2)
     with pytest.raises(SiteError, match="no embeddings"), ss.intervene(encoder(name).model, edit):
         pass
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize("heads", [None, [1]])
+def test_statistics_are_of_what_is_left(implementation: str, heads: list[int] | None) -> None:
+    """Counts, sums and entropies under hidden keys are those of the map that is kept whole."""
+    model, given = build("llama", attn_implementation=implementation), batch("left")
+    hidden = ss.BlockAttention(keys=1, layers=0, heads=heads)
+    with ss.intervene(model, hidden):
+        record = ss.record(model, **given, keep=["pattern"])
+    for sample, length in enumerate((12, 9, 6)):
+        one = record.sample(sample)
+        pattern = one["pattern"].values[0, 0].astype(float)
+        seen = np.tril(np.ones((length, length), bool))
+        if heads is None:
+            seen[2:, 1] = False
+        queries = one["queries"].sum("segment").values[0, 0]
+        assert np.array_equal(queries, seen.sum(0))
+        sums = one["segment_sum"].sum("segment").values[0, 0]
+        assert np.allclose(sums, pattern.sum(1), atol=1e-5)
+        terms = np.where(pattern > 0, pattern * np.log(np.where(pattern > 0, pattern, 1)), 0)
+        assert np.allclose(one["entropy"].values[0, 0], -terms.sum(-1), atol=1e-5)
+        blocked = range(4) if heads is None else heads
+        assert all((pattern[head, 2:, 1] == 0).all() for head in blocked)
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "gpt_oss"])
+def test_keys_are_hidden_from_chosen_queries_among_padding(name: str) -> None:
+    model, given = tiny(name), batch("left")
+    keep = [ss.Keep("pattern", layers=[1])]
+    plain = ss.record(model, **given, reducers=keep)
+    with ss.intervene(model, ss.BlockAttention(keys=[1], queries=[3, 5, 11], layers=1)):
+        seen = ss.record(model, **given, reducers=keep)
+    for sample, length in enumerate((12, 9, 6)):
+        before, after = (one.sample(sample)["pattern"].values[0, 0] for one in (plain, seen))
+        rows = [query for query in (3, 5, 11) if query < length]
+        assert (after[:, rows, 1] == 0).all()
+        assert np.allclose(np.delete(after, rows, 1), np.delete(before, rows, 1), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_edits_of_a_bridge_are_those_of_its_model(name: str, tmp_path) -> None:
+    from tests.test_subjects_transformer_lens import boot
+
+    bridge, plain = boot(name, tmp_path)
+    ids = batch(samples=2)["input_ids"]
+    edits = [*EDITS, ss.SwapEmbeddings(2, 6), ss.knock_out(layers=1, neurons=[3, 4])]
+    with ss.intervene(plain, edits):
+        expected = plain(ids).logits
+    subject = ss.load(bridge)
+    with ss.intervene(subject, edits), torch.no_grad():
+        found = subject.model(ids).logits
+    assert torch.allclose(found, expected, atol=1e-4)
+    assert not torch.allclose(found, plain(ids).logits, atol=1e-2)
+
+
+def test_embeddings_by_position() -> None:
+    model, ids = tiny("llama"), batch(samples=1)["input_ids"]
+    states = model.get_input_embeddings()(ids).detach()
+    with ss.intervene(model, ss.SwapEmbeddings(1, 2)):
+        by_place = model.model(None, None, None, None, states).last_hidden_state
+        by_ids = model.model(ids).last_hidden_state
+    assert torch.allclose(by_place, by_ids, atol=1e-6)
+    assert not torch.allclose(by_place, model.model(ids).last_hidden_state, atol=1e-2)
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+def test_adapters_are_followed() -> None:
+    from peft import LoraConfig, get_peft_model
+
+    model, ids = build("llama"), batch(samples=1)["input_ids"]
+    adapters = LoraConfig(r=2, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    wrapped = get_peft_model(build("llama"), adapters).eval()
+    keep = [ss.Keep("mlp_out")]
+    with ss.intervene(wrapped, ss.Replace(value=1.5, site="mlp_out", layers=1, tokens=3)):
+        seen = ss.record(wrapped, input_ids=ids, reducers=keep)["mlp_out"].values[0, 1]
+    assert (seen[3] == 1.5).all()
+    assert not np.allclose(
+        seen[4], ss.record(model, input_ids=ids, reducers=keep)["mlp_out"].values[0, 1, 4]
+    )

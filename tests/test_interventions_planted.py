@@ -159,6 +159,19 @@ def test_measure_with_edits_of_ones_own(plant, ids) -> None:
     assert own.min() <= change["low"] <= change["high"] <= own.max()
 
 
+def test_a_hidden_reference_token_is_no_sink(plant, ids) -> None:
+    """It sees itself alone, wholly: that is no attention of others, and not to be counted."""
+    before, after = (
+        ss.measure(plant.model, None, ss.DropBos(), input_ids=ids[:1], rules=RULES)
+        .clips.set_index("condition")["sink_rate"]
+        .loc[["before", "edited"]]
+    )
+    assert before > 0.1
+    assert after == 0
+    short = ss.measure(plant.model, None, [], input_ids=ids[:1, :5], rules=RULES).clips
+    assert (short["sink_rate"] == 0).all()
+
+
 def test_the_divergence_is_that_of_the_distributions(plant, ids) -> None:
     edit = ss.knock_out(layers=0, part="mlp")
     found = ss.measure(plant.model, None, edit, input_ids=ids[:1]).clips

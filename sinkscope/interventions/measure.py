@@ -153,7 +153,7 @@ def summarise(
 
 def _of_sample(edits: Edits, sample: int) -> list[AnyEdit]:
     """The edits for one sample alone, which will be run more than once."""
-    several = list(edits) if isinstance(edits, Sequence) else [edits]
+    several = list(edits) if isinstance(edits, list | tuple) else [edits]
     return [edit.for_sample(sample) if isinstance(edit, Target) else edit for edit in several]
 
 

@@ -98,15 +98,18 @@ def sink_numbers(seen: Record, rules: Thresholds) -> dict[str, float]:
     """How strong the sinks and massive activations of one sample are, in five numbers.
 
     ``sink_rate`` is Gu et al.'s (arXiv 2410.10781) of the reference token: the share of the heads
-    of all layers whose key attention to it passes the threshold.
+    of all layers whose key attention to it passes the threshold; none where fewer queries than
+    ``min_queries`` see it, as when it is hidden.
     """
     sinks = find_sinks(seen, **rules.of_sinks)
     massive = find_massive_activations(seen, **rules.of_massive)
-    alpha = key_attention(seen).isel(key=int(references(seen)[0]))
+    reference = int(references(seen)[0])
+    judged = seen["queries"].sum("segment").isel(key=reference) >= rules.min_queries
+    passing = (key_attention(seen).isel(key=reference) > rules.threshold) & judged
     tokens = sinks.drop_duplicates("token")
     pairs = massive.drop_duplicates(["token", "feature"])
     return {
-        "sink_rate": float((alpha > rules.threshold).mean()),
+        "sink_rate": float(passing.mean()),
         "largest_sink_rate": float(sinks.attrs["largest_sink_rate"] or 0.0),
         "sinks": float(len(tokens)),
         "intermediate_sinks": float(tokens["kind"].tolist().count("intermediate")),
