@@ -76,7 +76,7 @@ def test_the_effects_are_those_of_the_construction(story) -> None:
 
 def test_the_words_name_what_was_planted(plant, story) -> None:
     assert f"Neuron {plant.neuron} of layer {plant.layer} writes 100%" in story.words
-    assert f"features {plant.feature} are born in layer {plant.layer}" in story.words
+    assert f"feature {plant.feature} is born in layer {plant.layer}" in story.words
     assert "no sink is left in 3 of 3 samples" in story.words
     assert "told of 3 samples only" in story.words
 

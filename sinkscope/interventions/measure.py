@@ -26,7 +26,7 @@ from sinkscope.subjects.subject import Subject, load
 
 __all__ = ["Effects", "Run", "measure", "run_conditions", "summarise"]
 
-Edits = AnyEdit | Sequence[AnyEdit]
+Edits = AnyEdit | list[AnyEdit] | tuple[AnyEdit, ...]
 
 
 @dataclass(frozen=True, eq=False)
