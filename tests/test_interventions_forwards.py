@@ -218,3 +218,39 @@ def test_adapters_are_followed() -> None:
     assert not np.allclose(
         seen[4], ss.record(model, input_ids=ids, reducers=keep)["mlp_out"].values[0, 1, 4]
     )
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "gpt2"])
+def test_samples_that_end_early_are_changed_as_alone(name: str) -> None:
+    """Fillers after an end are no tokens, and later keys are not shifted by them."""
+    model, given = tiny(name), batch("left")
+    edits = [
+        ss.Scale(by=1.5, site="resid_post", layers=0, tokens=[2, 7, 10, 13, 15]),
+        ss.BlockAttention(keys=[1, 8, 13], layers=1),
+        ss.BlockAttention(keys="response", layers=0, heads=[2]),
+    ]
+    how = {"max_new_tokens": 10, "do_sample": False}
+    with ss.intervene(model, edits):
+        free = model.generate(**given, **how, eos_token_id=None)[:, 12:]
+    end = int(free[1, 3])
+    ends = [row.index(end) if end in row else 10 for row in free.tolist()]
+    assert len(set(ends)) > 1
+    settings, before = model.generation_config, vars(model.generation_config).copy()
+    settings.eos_token_id, settings.pad_token_id = end, 0
+    keep = [ss.Keep("resid_post"), ss.Keep("pattern")]
+    try:
+        with ss.intervene(model, edits), ss.probe(model, keep) as together:
+            model.generate(**given, **how)
+        for sample in range(3):
+            ids = given["input_ids"][sample : sample + 1, 3 * sample :]
+            with ss.intervene(model, edits), ss.probe(model, keep) as alone:
+                model.generate(ids, attention_mask=torch.ones_like(ids), **how)
+            one = together.record.sample(sample)
+            length = len(alone.record.layouts[0])
+            assert len(one.layouts[0]) in (length, length + 1), "the end itself, if others go on"
+            for site, axes in (("resid_post", ["token"]), ("pattern", ["query", "key"])):
+                cut = dict.fromkeys(axes, slice(0, length))
+                found, expected = one[site].isel(cut).values, alone.record[site].values
+                assert np.allclose(found, expected, atol=1e-4 * np.nanmax(np.abs(expected)))
+    finally:
+        vars(settings).update(before)
