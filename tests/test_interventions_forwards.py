@@ -254,3 +254,31 @@ def test_samples_that_end_early_are_changed_as_alone(name: str) -> None:
                 assert np.allclose(found, expected, atol=1e-4 * np.nanmax(np.abs(expected)))
     finally:
         vars(settings).update(before)
+
+
+def test_gradients_in_double_precision_through_every_edit() -> None:
+    """States that an edit looked at are changed afterwards; their gradients must not be."""
+    model, ids = build("llama").double(), batch(samples=2)["input_ids"]
+    edits = [
+        ss.Rotate(layers=1, tokens=3, toward=1, fraction=0.5),
+        ss.Scale(by=2.0, site="resid_pre", layers=1, tokens=[1, 3]),
+        ss.Rotate(layers=1, tokens=[4, 5], toward="mean_other", fraction=0.3),
+        ss.Clamp(limit=0.5, layers=1, tokens=1),
+    ]
+    weight = model.model.layers[0].mlp.down_proj.weight
+
+    def loss() -> torch.Tensor:
+        with ss.intervene(model, edits):
+            return model(ids).logits.square().mean()
+
+    loss().backward()
+    step = 1e-2  # norms are computed in single precision
+    for place in ((0, 0), (5, 7)):
+        with torch.no_grad():
+            weight[place] += step
+            above = loss()
+            weight[place] -= 2 * step
+            below = loss()
+            weight[place] += step
+        slope = float((above - below) / (2 * step))
+        assert float(weight.grad[place]) == pytest.approx(slope, rel=5e-3)
