@@ -76,7 +76,7 @@ def test_the_effects_are_those_of_the_construction(story) -> None:
 
 def test_the_words_name_what_was_planted(plant, story) -> None:
     assert f"neuron {plant.neuron} of layer {plant.layer} writes 100%" in story.words
-    assert f"features {plant.feature} are born in layer {plant.layer}" in story.words
+    assert f"feature {plant.feature} is born in layer {plant.layer}" in story.words
     assert "no sink is left in 3 of 3 samples" in story.words
     assert "told of 3 samples only" in story.words
 
@@ -157,6 +157,19 @@ def test_measure_with_edits_of_ones_own(plant, ids) -> None:
     own = rows.loc["planted", "loss"] - rows.loc["before", "loss"]
     assert change["change"] == pytest.approx(own.mean())
     assert own.min() <= change["low"] <= change["high"] <= own.max()
+
+
+def test_a_hidden_reference_token_is_no_sink(plant, ids) -> None:
+    """It sees itself alone, wholly: that is no attention of others, and not to be counted."""
+    before, after = (
+        ss.measure(plant.model, None, ss.DropBos(), input_ids=ids[:1], rules=RULES)
+        .clips.set_index("condition")["sink_rate"]
+        .loc[["before", "edited"]]
+    )
+    assert before > 0.1
+    assert after == 0
+    short = ss.measure(plant.model, None, [], input_ids=ids[:1, :5], rules=RULES).clips
+    assert (short["sink_rate"] == 0).all()
 
 
 def test_the_divergence_is_that_of_the_distributions(plant, ids) -> None:

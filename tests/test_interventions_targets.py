@@ -121,3 +121,20 @@ def test_a_forward_that_failed_does_not_count() -> None:
         model(ids)
     found = probe.record["resid_post"].values[:, 0, :, 2]
     assert np.argwhere(found == 0).tolist() == [[0, 3], [1, 4]]
+
+
+def test_a_table_says_how_many_samples_it_is_of() -> None:
+    """Joined tables lose that: whether a third sample is new or the first again, nobody knows."""
+    model, rows = tiny("llama"), batch(samples=3)["input_ids"]
+    table = pd.concat([TABLE, TABLE.assign(sample=1, token=4)])
+    with pytest.raises(InputError, match="attrs"), ss.intervene(model, ss.Zero(at=table)):
+        model(rows)
+    for samples, tokens in ((2, [3, 4, 3]), (3, [3, 4])):
+        table.attrs = {"samples": samples}
+        with ss.intervene(model, ss.Zero(at=table)):
+            seen = ss.record(model, input_ids=rows, reducers=[ss.Keep("resid_post")])
+        found = np.argwhere(seen["resid_post"].values[:, 0, :, 2] == 0)
+        assert found.tolist() == [list(pair) for pair in enumerate(tokens)]
+    with ss.intervene(model, ss.Zero(at=TABLE)):
+        seen = ss.record(model, input_ids=rows, reducers=[ss.Keep("resid_post")])
+    assert (seen["resid_post"].values[:, 0, 3, 2] == 0).all()

@@ -32,6 +32,16 @@ def test_what_the_model_lacks_is_named(given: dict, message: str) -> None:
         ss.trace(tiny("llama"), input_ids=ids(), at=TABLE, **given)
 
 
+def test_tokens_are_those_of_the_tables() -> None:
+    """Samples in another order are as long here, and only their labels tell them apart."""
+    model, rows = tiny("llama"), batch(samples=2)["input_ids"]
+    found = ss.find_massive_activations(ss.record(model, input_ids=rows), ratio=4.5)
+    assert set(found["sample"]) == {0, 1}
+    ss.trace(model, input_ids=rows, at=found)
+    with pytest.raises(InputError, match="but here it is"):
+        ss.trace(model, input_ids=rows.flip(0), at=found)
+
+
 def test_contributions_that_cancel_are_not_blown_up() -> None:
     """What is left of two that cancel is rounding: no scale can be told from it."""
     model = build("llama")

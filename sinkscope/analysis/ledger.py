@@ -70,7 +70,7 @@ class Ledger:
             raise SiteError(
                 f"trace_origin: in {name} attention and MLP do not explain what a block changes "
                 f"({error:.1%} of the largest value is missing): its blocks normalise or add "
-                "something else, so births have no author there."
+                "something else, or its stream was edited, so births have no author there."
             )
 
     def table(self) -> pd.DataFrame:

@@ -55,7 +55,7 @@ class View:
             InputError: if it was not seen.
         """
         if self.start <= token < self.start + len(self.states):
-            return self.states[token - self.start]
+            return self.states[token - self.start].clone()
         if token not in self.held:
             raise InputError(
                 f"The state of token {token} is not known in this forward; open the block before "

@@ -51,7 +51,7 @@ def intervene(
         SiteError: a site that the family lacks, or an attention that takes no mask.
     """
     subject = load(subject)
-    several = list(edits) if isinstance(edits, Sequence) else [edits]
+    several: list[Any] = [*edits] if isinstance(edits, list | tuple) else [edits]
     for edit in several:
         if not isinstance(edit, AnyEdit):
             raise InputError(

@@ -26,7 +26,7 @@ from sinkscope.subjects.subject import Subject, load
 
 __all__ = ["Effects", "Run", "measure", "row_of", "run_conditions", "summarise"]
 
-Edits = AnyEdit | Sequence[AnyEdit]
+Edits = AnyEdit | list[AnyEdit] | tuple[AnyEdit, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +79,9 @@ def measure(
     """
     subject = load(subject)
     several = samples_of(data, input_ids=input_ids)
-    named = interventions if isinstance(interventions, Mapping) else {"edited": interventions}
+    named: dict[str, Any] = {"edited": interventions}
+    if isinstance(interventions, Mapping):
+        named = dict(interventions)
     if BEFORE in named:
         raise InputError(f"measure: {BEFORE!r} is the subject as it is; name the edits otherwise.")
     for edits in named.values():
@@ -161,7 +163,7 @@ def summarise(
 
 def _of_sample(edits: Edits, sample: int) -> list[AnyEdit]:
     """The edits for one sample alone, which will be run more than once."""
-    several = list(edits) if isinstance(edits, Sequence) else [edits]
+    several = list(edits) if isinstance(edits, list | tuple) else [edits]
     return [edit.for_sample(sample) if isinstance(edit, Target) else edit for edit in several]
 
 

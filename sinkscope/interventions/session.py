@@ -156,37 +156,44 @@ class Session:
 
     def _changed(self, tensor: Tensor, layer: int, edits: Sequence[int]) -> Tensor:
         """``[sample, token, ..., feature]`` with the edits made; itself if they name nothing."""
-        step = self._step
+        step, changed = self._step, None
         if step is None:
             return tensor
         for number in edits:
             for part, stream in zip(step.parts, step.streams, strict=True):
-                tensor = self._one(number, layer, tensor, part, stream)
-        return tensor
+                states = tensor if changed is None else changed
+                cells = self._cells(number, layer, states[part.sample], part, stream)
+                if len(cells):
+                    changed = tensor.clone() if changed is None else changed
+                    self._change(number, layer, changed, part, stream, cells)
+        return tensor if changed is None else changed
 
-    def _one(self, number: int, layer: int, tensor: Tensor, part: Part, stream: Stream) -> Tensor:
+    def _cells(self, number: int, layer: int, states: Tensor, part: Part, stream: Stream) -> Cells:
+        """What an edit changes of a sample in this forward; remembers what it will need later."""
         edit: Any = self.edits[number]
-        held = self._held.setdefault((number, layer, stream), {})
-        states = at(part.rows, tensor[part.sample], 0)
         for token in edit.remembers(stream.layout):
             if part.start <= token < part.start + part.count:
-                held[token] = states[token - part.start].detach().clone()
-        cells = _here(edit.cells(stream.layout, self._numbers[stream], layer), part)
-        if not len(cells):
-            return tensor
+                held = self._held.setdefault((number, layer, stream), {})
+                held[token] = states[row_of(part, token)].detach().clone()
+        return _here(edit.cells(stream.layout, self._numbers[stream], layer), part)
+
+    def _change(
+        self, number: int, layer: int, tensor: Tensor, part: Part, stream: Stream, cells: Cells
+    ) -> None:
+        """Change the cells of one sample, in place."""
+        edit: Any = self.edits[number]
         self._acted.add(number)
+        states = at(part.rows, tensor[part.sample], 0)
+        held = self._held.get((number, layer, stream), {})
         view = View(stream.layout, part.start, states, cells, held, self._numbers[stream])
         rows = torch.tensor([row_of(part, int(token)) for token in cells.tokens])
         index: tuple[Any, ...] = (part.sample, rows.to(tensor.device))
         if edit.heads is not None:
-            heads = self._heads(edit)
-            index = (part.sample, rows[:, None], torch.tensor(heads)[None])
+            index = (part.sample, rows[:, None], torch.tensor(self._heads(edit))[None])
         elif cells.features is not None:
             _refuse_features(edit, cells.features, tensor.shape[-1])
             index = (*index, torch.tensor(cells.features, device=tensor.device))
-        changed = tensor.clone()
-        changed[index] = edit.new(tensor[index], view).to(tensor.dtype)
-        return changed
+        tensor[index] = edit.new(tensor[index], view).to(tensor.dtype)
 
     def _heads(self, edit: Edit) -> list[int]:
         heads = listed(edit.heads)

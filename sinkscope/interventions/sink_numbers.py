@@ -67,7 +67,8 @@ def _rates(record: Record, thresholds: dict[str, Any]) -> dict[str, float]:
     chosen = {name: thresholds[name] for name in names if name in thresholds}
     found = sink_attention(record, **chosen)
     rate, place = found.rate.isel(sample=0), record.layouts[0].reference
-    own, judged = rate.isel(token=place), found.judged.isel(sample=0).values.copy()
+    judged = found.judged.isel(sample=0).values.copy()
+    own = rate.isel(token=place).where(judged[:, place], 0.0)  # seen by few, as where it is hidden
     judged[:, place] = False
     others = rate.values[judged]
     return {

@@ -94,10 +94,11 @@ def _published(found: Findings) -> str:
 
 def _born(found: Findings) -> str:
     births = found.births
-    features = ", ".join(map(str, sorted(set(births["feature"].tolist()))))
-    what = f"features {features}"
+    numbers = sorted(set(births["feature"].tolist()))
+    features = ", ".join(map(str, numbers))
+    what = f"feature {features} is" if len(numbers) == 1 else f"features {features} are"
     if set(births["criterion"].tolist()) != {"massive"}:
-        what = f"the largest features of the sinks ({features}, not massive by the ratio)"
+        what = f"the largest features of the sinks ({features}, not massive by the ratio) are"
     groups: dict[tuple[int, str], list[float]] = {}
     rows = zip(
         births["layer"].tolist(), births["part"].tolist(), births["share"].tolist(), strict=True
@@ -109,7 +110,7 @@ def _born(found: Findings) -> str:
         f"({len(shares)} of {len(births)} values)"
         for (layer, part), shares in sorted(groups.items())
     ]
-    return f"Born: {what} are born {'; '.join(places)}."
+    return f"Born: {what} born {'; '.join(places)}."
 
 
 def _did(part: str, shares: list[float]) -> str:

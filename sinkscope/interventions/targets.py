@@ -73,7 +73,8 @@ class Target:
         at: a table of tokens, of ``find_massive_activations``, ``find_sinks`` or ``trace_origin``:
             its rows say sample, layer, token and, if they do, feature (at the sites of neurons,
             neuron). The samples are those that the model is given inside the block, in their
-            order, again and again; a table of one sample is for each of them.
+            order, again and again (``attrs["samples"]`` is how many the table is of); a table of
+            one sample is for each of them.
         tokens: instead, tokens by position, segment or label; None for all.
         layers: 0-based layers; with ``at``, in place of the table's.
         features: features or neurons; None for the table's, else for whole states.
@@ -161,10 +162,19 @@ def of_sample(table: Any, sample: int) -> Any:
 
 
 def rows_of_sample(table: pd.DataFrame, sample: int) -> pd.DataFrame:
-    """The rows for the ``sample``-th sample that runs; tables of few samples begin again."""
+    """The rows for the ``sample``-th sample that runs; after a table's last sample it begins again.
+
+    Raises:
+        InputError: the table does not say how many samples it is of, and another one comes.
+    """
     numbers = table["sample"].to_numpy(np.int64)
-    held = int(table.attrs.get("samples") or numbers.max(initial=0) + 1)
-    return table.loc[numbers == sample % held]
+    known, last = table.attrs.get("samples"), int(numbers.max(initial=0))
+    if known is None and 0 < last < sample:
+        raise InputError(
+            f"The table at= names samples up to {last}, and does not say whether sample {sample} "
+            "is another one or sample 0 again; set its attrs['samples'], as find_sinks does."
+        )
+    return table.loc[numbers == sample % int(known or last + 1)]
 
 
 def tokens_of(choice: TokenChoice, layout: TokenLayout) -> Int[np.ndarray, " token"]:

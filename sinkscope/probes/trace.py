@@ -26,6 +26,13 @@ from sinkscope.probes.down_projections import DownProjections, Rows
 from sinkscope.probes.pick import Pick
 from sinkscope.probes.probe import Probe
 from sinkscope.probes.reducers import Median, Reducer
+from sinkscope.probes.trace_requests import (
+    chosen_features,
+    named_pairs,
+    named_tokens,
+    ordinary_tokens,
+    refuse_layers,
+)
 from sinkscope.record import Record, merge
 from sinkscope.subjects.subject import Subject, load
 
@@ -76,8 +83,8 @@ def trace(
     """
     subject = load(subject)
     found = [at] if isinstance(at, pd.DataFrame) else list(at)
-    chosen = _features(found, features, subject.anatomy.d_model)
-    _refuse_layers(layers, subject.anatomy.n_layers)
+    chosen = chosen_features(found, features, subject.anatomy.d_model)
+    refuse_layers(layers, subject.anatomy.n_layers)
     plan = _Plan(subject, chosen, others, layers, max_bytes)
     if not _is_several(data):
         return _trace_one(plan, data, found, given)
@@ -111,11 +118,14 @@ def _trace_one(
     subject = plan.subject
     batch = list(subject.batches(data, **given))
     layouts = [layout.without_padding() for inputs in batch for layout in inputs.layouts]
-    named = [_tokens(found, sample, len(layout)) for sample, layout in enumerate(layouts)]
+    named = [named_tokens(found, sample, layout) for sample, layout in enumerate(layouts)]
     traced = sorted(
         set().union(
             *named,
-            *(_ordinary(plan.others, n, layout) for n, layout in zip(named, layouts, strict=True)),
+            *(
+                ordinary_tokens(plan.others, n, layout)
+                for n, layout in zip(named, layouts, strict=True)
+            ),
         )
     )
     projections = DownProjections(subject.anatomy, plan.features, plan.neuron_layers())
@@ -178,7 +188,7 @@ def _with_places(
     for sample, length in enumerate(lengths):
         inside = [place for place, one in enumerate(traced) if one < length]
         token[sample, inside] = np.array(traced)[inside]
-        pairs = _pairs(found, sample, features)
+        pairs = named_pairs(found, sample, features)
         for place, one in enumerate(traced):
             is_found[sample, place] = [(one, feature) in pairs for feature in features]
     variables["traced_token"] = xr.DataArray(token, dims=("sample", "place"))
@@ -213,75 +223,6 @@ def _weights(rows: Mapping[int, Rows], features: list[int]) -> dict[str, xr.Data
         ),
         "down_bias": xr.DataArray(bias.numpy(), dims=("layer", "feature"), coords=coords),
     }
-
-
-def _features(
-    found: Sequence[pd.DataFrame], given: Sequence[int] | None, width: int
-) -> tuple[int, ...]:
-    for table in found:
-        missing = {"sample", "token"} - set(table)
-        if missing:
-            raise InputError(
-                f"trace: a table without the column {sorted(missing)[0]!r} names no tokens; give "
-                "what find_massive_activations or find_sinks returned."
-            )
-    own = {int(f) for table in found if "feature" in table for f in table["feature"]}
-    features = tuple(sorted(set(given) if given is not None else own))
-    if not features:
-        raise InputError(
-            "trace: the tables name no feature (nothing massive was found, or they are tables of "
-            "sinks); give features=, or find_massive_activations(record, ratio=) with a lower "
-            "ratio."
-        )
-    outside = [feature for feature in features if not 0 <= feature < width]
-    if outside:
-        raise InputError(
-            f"trace: feature {outside[0]} is outside 0 to {width - 1}, the features of this "
-            "model; give tables that were found on it."
-        )
-    return features
-
-
-def _refuse_layers(layers: Sequence[int] | None, count: int) -> None:
-    outside = [layer for layer in layers or () if not 0 <= layer < count]
-    if outside:
-        raise InputError(
-            f"trace: there is no layer {outside[0]}; the model's layers are 0 to {count - 1}."
-        )
-
-
-def _pairs(
-    found: Sequence[pd.DataFrame], sample: int, features: Sequence[int]
-) -> set[tuple[int, int]]:
-    """The tokens and features that the tables name; a table without features names all of them."""
-    pairs: set[tuple[int, int]] = set()
-    for table in found:
-        own = table.loc[table["sample"] == sample]
-        if "feature" in own:
-            pairs |= set(zip(own["token"].tolist(), own["feature"].tolist(), strict=True))
-        else:
-            pairs |= {(token, feature) for token in own["token"].tolist() for feature in features}
-    return pairs
-
-
-def _tokens(found: Sequence[pd.DataFrame], sample: int, length: int) -> set[int]:
-    tokens = {int(t) for table in found for t in table.loc[table["sample"] == sample, "token"]}
-    outside = sorted(token for token in tokens if not 0 <= token < length)
-    if outside:
-        raise InputError(
-            f"trace: the tables name token {outside[0]} of sample {sample}, which has {length} "
-            "tokens; give the data that they were found on, in the same order."
-        )
-    return tokens
-
-
-def _ordinary(count: int, named: set[int], layout: Any) -> set[int]:
-    """Tokens that no table names, evenly spread; never the reference."""
-    free = [t for t in range(len(layout)) if t not in named and t != layout.reference]
-    if not free or not count:
-        return set()
-    chosen = np.linspace(0, len(free) - 1, min(count, len(free))).round().astype(int)
-    return {free[i] for i in chosen}
 
 
 def _is_several(data: Any) -> bool:
