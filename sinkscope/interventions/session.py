@@ -133,10 +133,20 @@ class Session:
             if self._step is None:
                 return None
             tensor = tap.read(value, samples=len(self._step.streams))
+            self._refuse_other(tensor, self._step, f"site {site!r} of layer {layer}")
             changed = self._changed(tensor, layer, edits)
             return None if changed is tensor else tap.write(value, changed)
 
         changing(tap.module, tap.where, change, stack)
+
+    def _refuse_other(self, tensor: Tensor, step: Step, what: str) -> None:
+        """Refuse states of other samples or positions than the layouts cover."""
+        expected = len(step.streams), step.positions
+        if tuple(tensor.shape[:2]) != expected:
+            raise InputError(
+                f"The {what} has {tensor.shape[0]} samples of {tensor.shape[1]} positions, the "
+                f"layouts cover {expected[0]} of {expected[1]}; give layouts of this forward."
+            )
 
     def _changed(self, tensor: Tensor, layer: int, edits: Sequence[int]) -> Tensor:
         """``[sample, token, ..., feature]`` with the edits made; itself if they name nothing."""
