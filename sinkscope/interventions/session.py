@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from sinkscope.errors import InputError, SiteError
-from sinkscope.interventions.blocking import BlockAttention, blocked_mask, hidden_keys, row_of
+from sinkscope.interventions.attention_editor import AttentionEditor
+from sinkscope.interventions.blocking import BlockAttention, row_of
 from sinkscope.interventions.edits import Edit, View
 from sinkscope.interventions.embeddings import EmbeddingEdit
 from sinkscope.interventions.order import changing
@@ -32,14 +33,17 @@ class Session:
     Attributes:
         subject: what is changed.
         edits: how, in the order in which they act.
+        step: the forward that is going on.
+        numbers: which sample each stream is, for tables.
+        acted: numbers of the edits that have changed something.
     """
 
     subject: Subject
     edits: Sequence[AnyEdit]
-    _step: Step | None = None
-    _numbers: dict[Stream, int] = field(default_factory=dict)
+    step: Step | None = None
+    numbers: dict[Stream, int] = field(default_factory=dict)
+    acted: set[int] = field(default_factory=set)
     _held: dict[tuple[int, int, Stream], dict[int, Tensor]] = field(default_factory=dict)
-    _acted: set[int] = field(default_factory=set)
 
     def refuse_unfit(self) -> None:
         """Refuse edits of sites, layers or heads that the subject lacks, before anything runs.
@@ -81,10 +85,10 @@ class Session:
         Raises:
             InputError: if one named nothing that any sample had.
         """
-        samples = self._numbers.values()
+        samples = self.numbers.values()
         for number, edit in enumerate(self.edits):
             named = any(not isinstance(edit, Target) or edit.names(sample) for sample in samples)
-            if named and number not in self._acted:
+            if named and number not in self.acted:
                 raise InputError(
                     f"{edit} changed nothing: no sample that ran had what it names; look at the "
                     "record's layouts for positions, segments and labels."
@@ -109,13 +113,13 @@ class Session:
         return places
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self._step = None
-        self._numbers = {s: number for s, number in self._numbers.items() if s.recorded}
+        self.step = None
+        self.numbers = {s: number for s, number in self.numbers.items() if s.recorded}
         self._refuse_checkpointing()
         step = self._tracker.begin(module, args, kwargs)
         for stream in step.streams:
-            self._numbers.setdefault(stream, len(self._numbers))
-        self._step = step
+            self.numbers.setdefault(stream, len(self.numbers))
+        self.step = step
         embeds = step.given.get("inputs_embeds")
         if embeds is None or not self._of_embeddings():
             return None
@@ -134,29 +138,39 @@ class Session:
             )
 
     def _end(self, module: nn.Module, args: Any, output: Any) -> None:
-        step, self._step = self._step, None
+        step, self.step = self.step, None
         if step is not None:
             self._tracker.end(step, output)
 
     def _forget(self) -> None:
-        self._step = None
+        self.step = None
         self._held.clear()
 
     def _hook(self, site: str, layer: int, edits: list[int], stack: ExitStack) -> None:
         tap = self.subject.anatomy.tap(site, layer)
 
         def change(value: Any) -> Any:
-            if self._step is None:
+            if self.step is None:
                 return None
-            tensor = tap.read(value, samples=len(self._step.streams))
-            changed = self._changed(tensor, layer, edits)
+            tensor = tap.read(value, samples=len(self.step.streams))
+            self._refuse_other(tensor, self.step, f"site {site!r} of layer {layer}")
+            changed = self.changed(tensor, layer, edits)
             return None if changed is tensor else tap.write(value, changed)
 
         changing(tap.module, tap.where, change, stack)
 
-    def _changed(self, tensor: Tensor, layer: int, edits: Sequence[int]) -> Tensor:
+    def _refuse_other(self, tensor: Tensor, step: Step, what: str) -> None:
+        """Refuse states of other samples or positions than the layouts cover."""
+        expected = len(step.streams), step.positions
+        if tuple(tensor.shape[:2]) != expected:
+            raise InputError(
+                f"The {what} has {tensor.shape[0]} samples of {tensor.shape[1]} positions, the "
+                f"layouts cover {expected[0]} of {expected[1]}; give layouts of this forward."
+            )
+
+    def changed(self, tensor: Tensor, layer: int, edits: Sequence[int]) -> Tensor:
         """``[sample, token, ..., feature]`` with the edits made; itself if they name nothing."""
-        step, changed = self._step, None
+        step, changed = self.step, None
         if step is None:
             return tensor
         for number in edits:
@@ -175,17 +189,17 @@ class Session:
             if part.start <= token < part.start + part.count:
                 held = self._held.setdefault((number, layer, stream), {})
                 held[token] = states[row_of(part, token)].detach().clone()
-        return _here(edit.cells(stream.layout, self._numbers[stream], layer), part)
+        return _here(edit.cells(stream.layout, self.numbers[stream], layer), part)
 
     def _change(
         self, number: int, layer: int, tensor: Tensor, part: Part, stream: Stream, cells: Cells
     ) -> None:
         """Change the cells of one sample, in place."""
         edit: Any = self.edits[number]
-        self._acted.add(number)
+        self.acted.add(number)
         states = at(part.rows, tensor[part.sample], 0)
         held = self._held.get((number, layer, stream), {})
-        view = View(stream.layout, part.start, states, cells, held, self._numbers[stream])
+        view = View(stream.layout, part.start, states, cells, held, self.numbers[stream])
         rows = torch.tensor([row_of(part, int(token)) for token in cells.tokens])
         index: tuple[Any, ...] = (part.sample, rows.to(tensor.device))
         if edit.heads is not None:
@@ -214,7 +228,7 @@ class Session:
                     hiding.setdefault(layer, []).append(number)
         layers = {*hiding, *(layer for site, layer in places if site == "z")}
         editors = {
-            anatomy.attention_of("z", layer): _AttentionEditor(
+            anatomy.attention_of("z", layer): AttentionEditor(
                 self, layer, hiding.get(layer, []), places.get(("z", layer), [])
             )
             for layer in sorted(layers)
@@ -234,7 +248,7 @@ class Session:
 
     def _embedded(self, output: Tensor) -> Tensor | None:
         """After the embedding of ids, inside a forward of the decoder."""
-        return None if self._step is None else self._embed(output, self._step)
+        return None if self.step is None else self._embed(output, self.step)
 
     def _embed(self, embeds: Tensor, step: Step) -> Tensor:
         for number in self._of_embeddings():
@@ -245,49 +259,12 @@ class Session:
                     continue
                 if part.start:
                     raise InputError(f"{edit} names tokens that are generated one by one.")
-                self._acted.add(number)
+                self.acted.add(number)
                 embeds = embeds.clone()
                 own = at(part.rows, embeds[part.sample], 0)
                 new = edit.new(own, stream.layout, self._embedding())
                 embeds[part.sample, part.rows] = new
         return embeds
-
-
-@dataclass(frozen=True, eq=False)
-class _AttentionEditor:
-    """The edits of one layer's attention: which keys are hidden, which heads are changed."""
-
-    session: Session
-    layer: int
-    hiding: list[int]
-    changing: list[int]
-
-    def mask(self, mask: Tensor | None, query: Tensor, key: Tensor, *, causal: bool) -> Any:
-        session, step = self.session, self.session._step
-        if step is None or not self.hiding:
-            return mask
-        hidden: dict[int, list[tuple[list[int], list[int], list[int] | None]]] = {}
-        own: dict[int, np.ndarray] = {}
-        offset = step.offsets[self.layer]
-        for part, stream in zip(step.parts, step.streams, strict=True):
-            own[part.sample] = np.arange(step.positions) + stream.padded - step.positions - offset
-            for number in self.hiding:
-                edit: Any = session.edits[number]
-                place = {"layer": self.layer, "number": session._numbers[stream]}
-                rows, columns = hidden_keys(edit, part, stream, offset=offset, **place)
-                if rows and columns:
-                    session._acted.add(number)
-                    heads = edit.chosen_heads(query.shape[1])
-                    hidden.setdefault(part.sample, []).append((rows, columns, heads))
-        if not hidden:
-            return mask
-        additive = session.subject.anatomy.attn_implementation == "eager"
-        return blocked_mask(
-            mask, query, key, hidden=hidden, own=own, causal=causal, additive=additive
-        )
-
-    def output(self, output: Tensor) -> Tensor:
-        return self.session._changed(output, self.layer, self.changing)
 
 
 def _here(cells: Cells, part: Part) -> Cells:
