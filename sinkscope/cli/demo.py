@@ -16,11 +16,11 @@ def demo(
     ),
     device: options.Device = None,
 ) -> None:
-    """Scan the bundled models on the bundled clips and write a report a model."""
+    """Scan the bundled models on the bundled clips, explain what is found, and write reports."""
     from rich.console import Console
 
     from sinkscope.avsr.media import read_clip
-    from sinkscope.cli.scan import record_inputs
+    from sinkscope.cli.scan import control_inputs, explained, record_inputs
     from sinkscope.cli.show import show_run
     from sinkscope.reports.run import Thresholds, write_run
     from sinkscope.subjects.avsr import AvsrSubject
@@ -36,6 +36,10 @@ def demo(
             for clip in clips:
                 console.print(f"said   {clip.text}", markup=False, style="dim")
                 console.print(f"heard  {subject.transcribe(clip)}", markup=False)
-        record = record_inputs(subject, clips)
-        folder = write_run(output / model.name, record, thresholds=Thresholds(), overwrite=True)
-        show_run(record, Thresholds(), folder)
+        record, thresholds = record_inputs(subject, clips), Thresholds()
+        sections = [
+            explained(subject, clips, record, thresholds, None),
+            control_inputs(subject, clips, **thresholds.of_sinks),
+        ]
+        folder = write_run(output / model.name, record, sections=sections, overwrite=True)
+        show_run(record, thresholds, folder, sections)
