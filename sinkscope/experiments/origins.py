@@ -3,7 +3,7 @@
 Finds sinks and massive activations on test utterances of the synthetic corpus (``--corpus``, as
 ``sinkscope.experiments.corpus`` makes it), traces where they are born, intervenes, and counts the
 utterances that agree, with loss and word errors under every intervention. A hundred utterances
-take about five minutes on one core. Writes ``story.txt``, tables and figures.
+take five to fifteen minutes on one core. Writes ``story.txt``, tables and figures.
 """
 
 import argparse
