@@ -176,6 +176,43 @@ def test_a_projection_without_gradients_is_read_unit_by_unit() -> None:
     assert torch.allclose(rows.bias, linear.bias[[4, 1]])
 
 
+class NoBackward(torch.autograd.Function):
+    """A kernel that nobody wrote a gradient for."""
+
+    @staticmethod
+    def forward(ctx, states: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return states @ weight.T
+
+
+class Kernel(nn.Module):
+    def __init__(self, weight: torch.Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return NoBackward.apply(states, self.weight)
+
+
+def test_a_kernel_without_a_gradient_and_weights_of_inference_mode_are_read_too() -> None:
+    with torch.inference_mode():
+        of_inference = nn.Linear(7, 5)
+    kernel = Kernel(torch.randn(5, 7))
+    for module in (of_inference, kernel):
+        rows = read_rows(module, torch.ones(1, 7), [4, 1])
+        assert torch.allclose(rows.weight, module.weight[[4, 1]], atol=1e-6)
+
+
+def test_an_error_of_the_projection_is_not_hidden() -> None:
+    class Exhausted(nn.Linear):
+        def forward(self, states: torch.Tensor) -> torch.Tensor:
+            if states.requires_grad:
+                raise torch.OutOfMemoryError("no memory is left")
+            return super().forward(states)
+
+    with pytest.raises(torch.OutOfMemoryError):
+        read_rows(Exhausted(7, 5), torch.ones(1, 7), [4])
+
+
 def test_a_projection_that_is_not_linear_is_not_read() -> None:
     model, ids = build("llama"), batch(samples=1)["input_ids"]
     mlp = model.model.layers[0].mlp

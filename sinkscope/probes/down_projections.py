@@ -124,8 +124,6 @@ def read_rows(
         features: the features to read.
         flat: whether it takes samples and tokens on one axis.
 
-    Raises:
-        SiteError: if it gives neither gradients nor a value for one neuron alone.
     """
     chosen = list(features)
 
@@ -137,21 +135,28 @@ def read_rows(
     zero = torch.zeros_like(like)
     with torch.no_grad():
         bias = run(zero)[0]
-    try:
-        weight = _by_gradient(run, zero, len(chosen))
-    except (RuntimeError, NotImplementedError):
+    made_in_inference = any(weight.is_inference() for weight in module.parameters())
+    weight = None if made_in_inference else _by_gradient(run, zero)
+    if weight is None:
         weight = _unit_by_unit(run, zero, bias)
     return Rows(weight.float().cpu(), bias.float().cpu())
 
 
 def _by_gradient(
-    run: Callable[[Tensor], Tensor], zero: Float[Tensor, "1 neuron"], count: int
-) -> Float[Tensor, "feature neuron"]:
+    run: Callable[[Tensor], Tensor], zero: Float[Tensor, "1 neuron"]
+) -> Float[Tensor, "feature neuron"] | None:
+    """The rows; None where no gradient flows, as in some quantised projections."""
     with torch.inference_mode(mode=False), torch.enable_grad():
         states = zero.clone().requires_grad_()
         output = run(states)[0]
-        rows = [torch.autograd.grad(output[i], states, retain_graph=True)[0] for i in range(count)]
-    return torch.cat(rows)
+        if not output.requires_grad:
+            return None
+        try:
+            return torch.cat(
+                [torch.autograd.grad(one, states, retain_graph=True)[0] for one in output]
+            )
+        except NotImplementedError:
+            return None
 
 
 @torch.no_grad()
