@@ -1,8 +1,11 @@
 """The doors of the house open one way, importing it is instant, and its files stay small."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -74,6 +77,19 @@ def test_rooms_without_torch(room: str) -> None:
     for path in (PACKAGE / room).rglob("*.py"):
         heavy = {name for name in imported_modules(path) if name.split(".")[0] == "torch"}
         assert not heavy, f"{path} imports {heavy}"
+
+
+def test_what_is_imported_is_declared() -> None:
+    """An environment without the tests' extras must hold all that the package imports."""
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    declared = {re.split(r"[^\w.-]", line)[0].lower() for line in project["dependencies"]}
+    homes = packages_distributions()
+    for path in files():
+        for module in {name.split(".")[0] for name in imported_modules(path)}:
+            if module in sys.stdlib_module_names or module == "sinkscope":
+                continue
+            found = {home.lower().replace("_", "-") for home in homes[module]}
+            assert found & declared, f"{path} imports {module}, which pyproject.toml does not name"
 
 
 def test_importing_is_light() -> None:
