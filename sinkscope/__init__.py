@@ -75,6 +75,9 @@ _HOME = {
     "published_features": "analysis.published",
     "match_published": "analysis.published",
     "input_controls": "interventions.input_controls",
+    "decorrelation_loss": "training.decorrelation",
+    "hold_states": "training.states",
+    "WeightSchedule": "training.schedule",
 }
 
 __all__ = ["__version__", "plots", *_HOME]  # pyright: ignore[reportUnsupportedDunderAll]
