@@ -282,3 +282,50 @@ LlamaAvsr.from_pretrained({str(tmp_path / "small")!r})
     bases = {entry["part"]: entry for entry in json.loads((tmp_path / "small" / BASES).read_text())}
     assert (bases["llm"]["source"], bases["llm"]["revision"]) == ("someone/llm", commit)
     assert bases["audio_encoder"]["revision"] is None
+
+
+def changed_twin(folder: Path) -> LlamaAvsr:
+    """A copy of a model with another language model and projector, and the same encoders."""
+    twin = LlamaAvsr.from_pretrained(folder, dtype=None)
+    with torch.no_grad():
+        for name, weight in twin.named_parameters():
+            if "encoder" not in name:
+                weight.mul_(1.5)
+    return twin
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Path:
+    """A folder with a model, and a twin that refers to the model beside it."""
+    shutil.copytree(Path(assets.__file__).parent / "tiny-avsr", tmp_path / "here" / "base")
+    base = tmp_path / "here" / "base"
+    sources = dict.fromkeys(("llm", "audio_encoder", "video_encoder"), str(base))
+    save_adapters(changed_twin(base), tmp_path / "here" / "twin", sources)
+    return tmp_path / "here"
+
+
+def test_a_model_can_share_parts_with_another_one(pair: Path) -> None:
+    twin = LlamaAvsr.from_pretrained(pair / "twin", dtype=None)
+    for name, value in changed_twin(pair / "base").state_dict().items():
+        torch.testing.assert_close(twin.state_dict()[name], value, rtol=0, atol=0)
+    stored = load_file(pair / "twin" / ADAPTERS)
+    assert stored
+    assert not [name for name in stored if "encoder" in name]
+
+
+def test_the_two_can_be_moved_together(pair: Path, tmp_path: Path) -> None:
+    sources = {entry["source"] for entry in json.loads((pair / "twin" / BASES).read_text())}
+    assert sources == {"../base"}
+    pair.rename(tmp_path / "there")
+    assert LlamaAvsr.from_pretrained(tmp_path / "there" / "twin")
+
+
+def test_a_model_that_was_changed_since_is_no_base(pair: Path) -> None:
+    weights = load_file(pair / "base" / "model.safetensors")
+    name = next(name for name in weights if name.startswith("audio_encoder"))
+    save_file(weights | {name: weights[name] + 1}, pair / "base" / "model.safetensors")
+    with pytest.raises(CheckpointError, match="another audio_encoder"):
+        LlamaAvsr.from_pretrained(pair / "twin")
+    shutil.rmtree(pair / "base")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        LlamaAvsr.from_pretrained(pair / "twin")

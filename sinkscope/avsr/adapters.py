@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sinkscope.avsr.base_models import READERS, located
+from sinkscope.avsr.base_models import READERS, WHOLE, located
 from sinkscope.avsr.checkpoint import new_folder, read_weights, state_hash, write_state
+from sinkscope.avsr.config import MODEL_TYPE
 from sinkscope.avsr.lora import peft_name
 from sinkscope.errors import CheckpointError, InputError
 
@@ -49,8 +50,10 @@ class Base:
 
     Attributes:
         part: ``"llm"``, ``"audio_encoder"``, ``"video_encoder"`` or ``"audiovisual_encoder"``.
-        kind: ``"llm"``, ``"whisper"``, ``"wavlm"`` or ``"avhubert"``.
-        source: folder or hub id; of AV-HuBERT, the ``.pt`` file.
+        kind: ``"llm"``, ``"whisper"``, ``"wavlm"`` or ``"avhubert"``; or ``"avsr"``, the same part
+            of another audio-visual LLM of this package.
+        source: folder or hub id; of AV-HuBERT, the ``.pt`` file. A folder beside the model's own
+            is named relative to it, so that the two can be moved together.
         revision: the commit of a hub id.
         hash: of its weights.
         dtype: in which the whole model holds them.
@@ -75,7 +78,8 @@ def bases_of(config: "AvsrConfig", sources: Mapping[str, str]) -> list[Base]:
     Args:
         config: of the model.
         sources: folder, hub id or ``.pt`` file of each part: ``"llm"`` and the encoders by the
-            names of their fields in the configuration.
+            names of their fields in the configuration. The folder of another audio-visual LLM
+            stands for the part of it that has the same name.
 
     Raises:
         InputError: a part is missing or unknown, or its kind has no published weights.
@@ -85,6 +89,7 @@ def bases_of(config: "AvsrConfig", sources: Mapping[str, str]) -> list[Base]:
         encoder = getattr(config, part)
         if encoder is not None:
             kinds[part] = encoder.kind.partition("-")[0]
+    kinds |= {part: WHOLE for part in kinds.keys() & sources.keys() if _is_whole(sources[part])}
     missing, unknown = sorted(kinds.keys() - sources.keys()), sorted(sources.keys() - kinds.keys())
     if missing or unknown:
         raise InputError(
@@ -99,6 +104,15 @@ def bases_of(config: "AvsrConfig", sources: Mapping[str, str]) -> list[Base]:
             "weights to refer to; save the whole model."
         )
     return [Base(part, kind, sources[part]) for part, kind in kinds.items()]
+
+
+def _is_whole(source: str) -> bool:
+    """Whether a source is a folder of an audio-visual LLM, with all of its weights."""
+    try:
+        told = json.loads((Path(source) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(told, dict) and told.get("model_type") == MODEL_TYPE
 
 
 def write_adapters(
@@ -129,6 +143,7 @@ def write_adapters(
         listed.append(
             asdict(base)
             | {
+                "source": _beside(base.source, folder),
                 "revision": revision,
                 "hash": state_hash(found),
                 "dtype": str(dtype).removeprefix("torch."),
@@ -195,6 +210,12 @@ def complete(folder: Path, *, lora: bool) -> dict[str, Tensor]:
     return state
 
 
+def _beside(source: str, folder: Path) -> str:
+    """A source that lies in the same folder as the model's own, relative to that."""
+    near = Path(source).is_absolute() and Path(source).parent == folder.resolve().parent
+    return f"../{Path(source).name}" if near else source
+
+
 def _listed(path: Path) -> list[Base]:
     try:
         bases = [Base(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
@@ -208,7 +229,13 @@ def _listed(path: Path) -> list[Base]:
                 f"{path} lists a base model of kind {base.kind!r} and dtype {base.dtype!r}, which "
                 "there is not; restore the file."
             )
-    return bases
+    return [_found(base, path.parent) for base in bases]
+
+
+def _found(base: Base, folder: Path) -> Base:
+    """The base, its source found from wherever the program runs."""
+    near = base.source.startswith("../")
+    return replace(base, source=str(folder.resolve() / base.source)) if near else base
 
 
 def _difference(name: str, value: Tensor, base: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -246,7 +273,9 @@ def _read(base: Base, *, lora: bool) -> tuple[dict[str, Tensor], str | None]:
             f"The base model {base.source!r} ({base.part}) cannot be read ({reason}); restore it, "
             f"or write into {BASES} where it is now."
         ) from error
-    if base.part == "llm":
+    if base.kind == WHOLE:
+        named = {name: own[name] for name in own if name.startswith(f"{base.part}.")}
+    elif base.part == "llm":
         named = {f"llm.{peft_name(name) if lora else name}": own[name] for name in own}
     else:
         named = {f"{base.part}.model.{name}": own[name] for name in own}

@@ -1,4 +1,4 @@
-"""The weights of published base models: LLM, Whisper, WavLM, AV-HuBERT."""
+"""The weights of base models: LLM, Whisper, WavLM, AV-HuBERT, or another audio-visual LLM."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,9 +9,13 @@ from torch import Tensor
 
 from sinkscope.avsr.avhubert.transformer import named_as_published
 from sinkscope.avsr.avhubert.weights import PRETRAINING
+from sinkscope.avsr.checkpoint import read_weights
 from sinkscope.avsr.fairseq_pickle import read_fairseq_checkpoint
 
-__all__ = ["READERS", "located", "without_bars"]
+__all__ = ["READERS", "WHOLE", "located", "without_bars"]
+
+WHOLE = "avsr"
+"""The kind of a base that is a part of another audio-visual LLM of this package."""
 
 Weights = tuple[dict[str, Tensor], str | None]
 
@@ -65,6 +69,10 @@ def _avhubert(source: str, _: str | None) -> Weights:
     return own, None
 
 
+def _avsr(source: str, _: str | None) -> Weights:
+    return read_weights(Path(source)), None
+
+
 def _weights(kind: Any, source: str, revision: str | None) -> Weights:
     commit = _commit(source, revision)
     given = {} if commit is None else {"revision": commit}
@@ -88,5 +96,6 @@ READERS: dict[str, Callable[[str, str | None], Weights]] = {
     "whisper": _whisper,
     "wavlm": _wavlm,
     "avhubert": _avhubert,
+    WHOLE: _avsr,
 }
 """By the kind of the base: its weights under their own names, and the commit of a hub id."""

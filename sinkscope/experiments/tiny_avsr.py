@@ -50,7 +50,7 @@ from sinkscope.experiments.tiny_features import FeatureStore, encode_split
 from sinkscope.experiments.tiny_lm import Pretraining, llm_config, pretrain, tiny_tokenizer
 from sinkscope.experiments.tiny_training import Schedule, fine_tune
 
-__all__ = ["STAGES", "join", "make_tiny_avsr"]
+__all__ = ["STAGES", "cached_features", "join", "make_tiny_avsr", "windows_task"]
 
 SIZES: dict[Split, int] = {"dev": 300, "test": 300, "train": 6000}
 """Clips of the corpus. The encoders hear them all."""
@@ -103,13 +103,16 @@ def make_tiny_avsr(
     pretraining = Pretraining(seed=seed)
     pretrain(out / f"lm-{seed}", pretraining)
     model = join(out, seed=seed)
-    train, dev = _cached(model, out, "train", HEARD), _cached(model, out, "dev", None)
+    train, dev = (
+        cached_features(model, out, "train", HEARD),
+        cached_features(model, out, "dev", None),
+    )
     curve: list[dict[str, Any]] = []
     schedules: dict[str, Schedule] = {}
     for stage, schedule in STAGES.items():
         wanted = replace(schedule, decorrelation=decorrelation, seed=schedule.seed + 2 * seed)
         schedules[stage] = wanted
-        curve += fine_tune(model, train, dev, _task(model), out / f"{name}-{stage}", wanted)
+        curve += fine_tune(model, train, dev, windows_task(model), out / f"{name}-{stage}", wanted)
     folder = out / name
     model.eval()
     model.save_pretrained(folder, dtype=torch.float16)
@@ -139,8 +142,14 @@ def _figures(folder: Path, corpus: Path) -> dict[str, Any]:
     return {"word errors, test voices": errors, "extreme tokens, test voices": shown}
 
 
-def join(out: Path, *, seed: int = 0) -> LlamaAvsr:
-    """The trained encoders and language model in ``out``, with new projectors between them."""
+def join(out: Path, *, seed: int = 0, norm: bool = False) -> LlamaAvsr:
+    """The trained encoders and language model in ``out``, with new projectors between them.
+
+    Args:
+        out: folder of all results.
+        seed: of the language model and the projectors.
+        norm: whether the projectors end in a LayerNorm.
+    """
     tokenizer = tiny_tokenizer()
     config = AvsrConfig(
         llm=llm_config(tokenizer),
@@ -148,6 +157,7 @@ def join(out: Path, *, seed: int = 0) -> LlamaAvsr:
         video_encoder=EncoderConfig(KINDS["video"]),
         audio_rates=(4, 16),
         video_rates=(2, 5),
+        projector_norm=norm,
         massive_ratio=50.0,
     )
     torch.manual_seed(seed)
@@ -161,17 +171,19 @@ def join(out: Path, *, seed: int = 0) -> LlamaAvsr:
         encoder.requires_grad_(False)
         with torch.no_grad():
             for name, weight in getattr(model, f"{stream}_projector").named_parameters():
-                if name.endswith("weight"):
+                if name in ("0.weight", "2.weight"):
                     weight *= GAIN
     return model
 
 
-def _cached(model: LlamaAvsr, out: Path, split: Split, limit: int | None) -> FeatureStore:
+def cached_features(model: LlamaAvsr, out: Path, split: Split, limit: int | None) -> FeatureStore:
+    """The features of a split, which are encoded once."""
     encoders = {stream: getattr(model, f"{stream}_encoder").eval() for stream in KINDS}
     return encode_split(out / "corpus", split, encoders, out / f"{split}.safetensors", limit=limit)
 
 
-def _task(model: LlamaAvsr) -> Backcopy:
+def windows_task(model: LlamaAvsr) -> Backcopy:
+    """The pre-training task whose windows stand beside the utterances."""
     ids = model.tokenizer.get_vocab()
     return Backcopy(
         ids["<s>"], [ids[s] for s in symbols()], trigger_share=(0.02, 0.2), repeat_share=0.5

@@ -8,24 +8,26 @@ writes a checkpoint every ``EVERY`` steps and goes on from the last one.
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from sinkscope.avsr.evaluation import WordErrors, word_errors
-from sinkscope.avsr.inputs import Inputs
+from sinkscope.avsr.inputs import IGNORED, Inputs
 from sinkscope.avsr.model import LlamaAvsr
 from sinkscope.experiments.backcopy import Backcopy
 from sinkscope.experiments.curriculum import Utterance, cut, heard_words, sentences_of
 from sinkscope.experiments.tiny_features import Features, FeatureStore
+from sinkscope.training.decorrelation import decorrelation_loss
 
 __all__ = [
     "Schedule",
+    "before_the_transcript",
     "fine_tune",
     "lay_out",
     "restrict",
@@ -41,6 +43,12 @@ MODALITIES = {"audiovisual": ("audio", "video"), "audio": ("audio",), "video": (
 NEIGHBOURS = 300
 WHOLE = 9
 SHORT = 0.7
+WATCHED = {
+    "wer_audiovisual": ("audiovisual", EASY),
+    "wer_audio": ("audio", EASY),
+    "wer_video": ("video", EASY),
+    "wer_audio_16": ("audio", (16, 5)),
+}
 NOISY, NOISY_AT_FIRST = 0.35, 0.1
 
 
@@ -61,6 +69,11 @@ class Schedule:
         two: share of the steps after those with two sentences at most.
         single: share of the later steps that still have single sentences.
         easy: share of the steps, from the first, at rates 4 and 2 only and mostly without noise.
+        rates: what is drawn from, once for a step: encoder frames a token of sound and of picture.
+        modalities: taken in turns.
+        against: what the decorrelation compares with: BOS, or one random direction (a control).
+        watched: word error rates of the learning curve, by name: modality and rates.
+        every: steps from one entry of the learning curve, and checkpoint, to the next.
         seed: of every draw.
     """
 
@@ -76,6 +89,11 @@ class Schedule:
     two: float = 0.2
     single: float = 0.25
     easy: float = 0.25
+    rates: tuple[tuple[int, int], ...] = RATES
+    modalities: tuple[str, ...] = tuple(MODALITIES)
+    against: Literal["bos", "random"] = "bos"
+    watched: dict[str, tuple[str, tuple[int, int]]] = field(default_factory=lambda: dict(WATCHED))
+    every: int = EVERY
     seed: int = 0
 
 
@@ -84,7 +102,9 @@ def fine_tune(
 ) -> list[dict]:
     """Train in place; returns the learning curve on the development voices."""
     out.mkdir(parents=True, exist_ok=True)
-    trained = [p for name, p in model.named_parameters() if "encoder" not in name]
+    trained = [
+        p for name, p in model.named_parameters() if p.requires_grad and "encoder" not in name
+    ]
     optimizer = torch.optim.AdamW(trained, lr=s.rate, betas=(0.9, 0.95), weight_decay=0.0)
     state = out / "state.pt"
     first, curve = 0, []
@@ -103,12 +123,12 @@ def fine_tune(
         sum(parts.values(), torch.zeros(())).backward()
         nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
-        if (step + 1) % EVERY == 0 or step + 1 == s.steps:
+        if (step + 1) % s.every == 0 or step + 1 == s.steps:
             losses = {name: part.item() for name, part in parts.items()}
-            curve.append({"step": step + 1, **losses, **_progress(model, dev)})
+            curve.append({"step": step + 1, **losses, **_progress(model, dev, s)})
+            curve[-1]["seconds"] = round(time.monotonic() - start)
             with (out / "log.jsonl").open("a") as log:
-                seconds = round(time.monotonic() - start)
-                log.write(json.dumps(curve[-1] | {"seconds": seconds, **asdict(s)}) + "\n")
+                log.write(json.dumps({**curve[-1], "schedule": asdict(s)}) + "\n")
             saved = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
             torch.save(saved | {"step": step + 1, "curve": json.dumps(curve)}, out / "new.pt")
             (out / "new.pt").replace(state)
@@ -126,10 +146,10 @@ def _losses(
     """The parts of the loss of one step; every draw comes from (seed, step)."""
     rng = np.random.default_rng([s.seed, step])
     done = step / s.steps
-    modality = list(MODALITIES)[step % len(MODALITIES)]
+    modality = s.modalities[step % len(s.modalities)]
     sentences = _sentences(s, done, rng)
     chosen = _choose(by_length, s.batch, sentences, rng)
-    rates = RATES[int(rng.integers(len(RATES)))] if done >= s.easy else EASY
+    rates = s.rates[int(rng.integers(len(s.rates)))] if done >= s.easy else EASY
     noisy = rng.random() <= (NOISY if done >= s.easy else NOISY_AT_FIRST)
     heard = store.noisy if noisy else store.clean
     said = [_part(Utterance(heard[i], store.words[i]), sentences, rng) for i in chosen]
@@ -148,7 +168,12 @@ def _losses(
         scores = output.logits.float().flatten(0, 1)
         parts["heard"] = weight * nn.functional.cross_entropy(scores, labels.flatten())
     if s.decorrelation > 0:
-        parts["decorrelation"] = s.decorrelation * _cosine_squared(output.hidden_states, inputs)
+        parts["decorrelation"] = decorrelation_loss(
+            output.hidden_states,
+            before_the_transcript(inputs),
+            weight=s.decorrelation,
+            reference="bos" if s.against == "bos" else _random_direction(model, s.seed),
+        )
     return parts
 
 
@@ -176,22 +201,17 @@ def _part(whole: Utterance, sentences: int, rng: np.random.Generator) -> Utteran
     return cut(whole, int(rng.integers(0, rest + 1)), sentences)
 
 
-def _cosine_squared(
-    states: tuple[Float[Tensor, "sample token feature"], ...], inputs: Inputs
-) -> Float[Tensor, ""]:
-    """Mean squared cosine of BOS to what stands before the transcript, over blocks 1 to L - 1.
-
-    The decorrelation loss of arXiv 2510.22603 as its authors' code computes it, without padding.
-    """
-    spoken = inputs.labels != -100 if inputs.labels is not None else ~inputs.attention_mask
+def before_the_transcript(inputs: Inputs) -> Bool[Tensor, "sample token"]:
+    """The tokens that decorrelation compares with BOS: no padding, no transcript, not BOS."""
+    spoken = inputs.labels != IGNORED if inputs.labels is not None else ~inputs.attention_mask
     others = inputs.attention_mask & ~spoken
     others[:, 0] = False
-    terms = []
-    for state in states[1:-1]:
-        unit = nn.functional.normalize(state, dim=-1)
-        cosine = (unit[:, :1] * unit).sum(-1)
-        terms.append((cosine[others] ** 2).mean())
-    return torch.stack(terms).mean()
+    return others
+
+
+def _random_direction(model: LlamaAvsr, seed: int) -> Float[Tensor, " feature"]:
+    draws = torch.Generator().manual_seed(seed)
+    return torch.randn(model.config.hidden_size, generator=draws)
 
 
 def restrict(features: Features, modality: str) -> Features:
@@ -274,14 +294,13 @@ def sinks_of(model: LlamaAvsr, store: FeatureStore, *, samples: int = 16) -> dic
     return found
 
 
-def _progress(model: LlamaAvsr, dev: FeatureStore, *, clips: int = 40) -> dict:
+def _progress(model: LlamaAvsr, dev: FeatureStore, s: Schedule, *, clips: int = 40) -> dict:
     part = FeatureStore(dev.clean[:clips], dev.noisy[:clips], dev.texts[:clips])
     model.eval()
     rates = {
-        f"wer_{modality}": round(word_rate(model, part, modality, (4, 2)).rate, 3)
-        for modality in MODALITIES
+        name: round(word_rate(model, part, modality, at).rate, 3)
+        for name, (modality, at) in s.watched.items()
     }
-    rates["wer_audio_16"] = round(word_rate(model, part, "audio", (16, 5)).rate, 3)
     found = sinks_of(model, part)
     model.train()
     return {**rates, "sinks": found}
