@@ -12,8 +12,10 @@ from sinkscope.avsr.synthetic import Split
 from sinkscope.experiments import tiny_avsr
 from sinkscope.experiments.corpus import make_corpus
 from sinkscope.experiments.decorrelation.plan import CONTROLS, Arm
+from sinkscope.experiments.decorrelation.report import write_report
 from sinkscope.experiments.decorrelation.running import (
     Sizes,
+    closer,
     run_arms,
     run_cells,
     step_zero,
@@ -43,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--report", type=Path, help="where the report goes; default OUT/report")
     given = parser.parse_args(arguments)
     prepare(given.out, given.seeds)
     sizes, workers = Sizes(), given.workers
@@ -58,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         own = weight if control == "random direction" else 0.0
         arms = [Arm(seed, weight=own, control=control) for seed in given.seeds]
         run_arms(given.out, arms, sizes, workers=workers)
+    closer(given.out, full, sizes, workers=workers)
+    write_report(given.out, given.report or given.out / "report", seeds=given.seeds, weight=weight)
 
 
 if __name__ == "__main__":

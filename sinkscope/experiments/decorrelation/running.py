@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -23,10 +24,12 @@ from sinkscope.experiments.decorrelation.arms import (
     Stores,
     begin,
     long_ones,
+    read_arm,
     train_arm,
     train_cell,
 )
-from sinkscope.experiments.decorrelation.measuring import measure
+from sinkscope.experiments.decorrelation.causes import look_closer
+from sinkscope.experiments.decorrelation.measuring import measure, subject_of
 from sinkscope.experiments.decorrelation.plan import (
     LEVELS,
     LONG_ENOUGH,
@@ -38,7 +41,7 @@ from sinkscope.experiments.decorrelation.plan import (
 )
 from sinkscope.experiments.tiny_features import FeatureStore
 
-__all__ = ["Sizes", "run_arms", "run_cells", "step_zero", "sweep"]
+__all__ = ["Sizes", "closer", "run_arms", "run_cells", "step_zero", "sweep"]
 
 
 @dataclass(frozen=True)
@@ -53,12 +56,9 @@ class Sizes:
     """
 
     shared: int = 1000
-    own: int = 200
-    looked_at: int = 40
-    looked_at_in_cells: int = 16
-
-
-Job = Arm | Cell
+    own: int = 160
+    looked_at: int = 20
+    looked_at_in_cells: int = 12
 
 
 def sweep(out: Path, sizes: Sizes, *, workers: int = 2) -> pd.DataFrame:
@@ -91,13 +91,18 @@ def run_cells(out: Path, arms: Sequence[Arm], sizes: Sizes, *, workers: int = 2)
     _run(list(cells_of(arms)), partial(_do_cell, out, sizes=sizes), workers)
 
 
+def closer(out: Path, arms: Sequence[Arm], sizes: Sizes, *, workers: int = 2) -> None:
+    """Explain the sinks of arms on both streams at low compression, and test the story."""
+    _run(arms, partial(_look_closer, out, sizes=sizes), workers)
+
+
 def step_zero(out: Path, arms: Sequence[Arm], sizes: Sizes) -> None:
     """Measure the models of some arms before any step of training."""
     for arm in arms:
         _measure_arm(out, f"step-zero-{arm.name}", begin(out, arm).eval(), sizes)
 
 
-def _run(jobs: Sequence[Job], do: Callable[[Job], None], workers: int) -> None:
+def _run(jobs: Sequence[Any], do: Callable[..., None], workers: int) -> None:
     spawn = get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_alone) as pool:
         for _ in tqdm(pool.map(do, jobs), total=len(jobs), unit="job"):
@@ -128,6 +133,11 @@ def _measure_arm(out: Path, name: str, model: LlamaAvsr, sizes: Sizes) -> None:
                 task=task,
                 rates=rates,
             )
+
+
+def _look_closer(out: Path, arm: Arm, *, sizes: Sizes) -> None:
+    subject = subject_of(read_arm(out, arm), "audiovisual", LEVELS["low"])
+    look_closer(subject, out / arm.name / "closer", _clips(out, sizes.looked_at))
 
 
 def _do_cell(out: Path, cell: Cell, *, sizes: Sizes) -> None:

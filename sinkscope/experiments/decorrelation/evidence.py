@@ -1,0 +1,95 @@
+"""Where the numbers for the claims are read. Depends on pandas and the results."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from sinkscope.experiments.decorrelation.plan import LEVELS, TASKS, Arm, cells_of
+from sinkscope.experiments.decorrelation.results import Sample, difference, sample_of
+
+__all__ = ["Evidence"]
+
+Interval = tuple[float, float, float]
+"""A point, and the ends of its interval."""
+
+UNKNOWN: Interval = (np.nan, np.nan, np.nan)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Where the numbers are.
+
+    Attributes:
+        out: folder of all results.
+        base: the arms without the loss, one a seed.
+        tuned: the arms with it.
+        normed: the arms whose projectors end in a LayerNorm.
+    """
+
+    out: Path
+    base: Sequence[Arm]
+    tuned: Sequence[Arm]
+    normed: Sequence[Arm] = ()
+
+    def closer(self, table: str, *, tuned: bool = False) -> pd.DataFrame:
+        """A table of `look_closer`, of all seeds; empty where there is none."""
+        arms = self.tuned if tuned else self.base
+        paths = [(arm.seed, self.out / arm.name / "closer" / f"{table}.csv") for arm in arms]
+        found = [pd.read_csv(path).assign(seed=seed) for seed, path in paths if path.exists()]
+        return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+
+    def sinks(self, task: str, *, stage: str = "own") -> pd.DataFrame:
+        """The sinks of the arms without the loss in a task, of all levels and seeds."""
+        folders = [
+            self.out / (cell.name if stage == "own" else f"{cell.arm.name}/{task}-{cell.level}")
+            for cell in cells_of(self.base)
+            if cell.task == task
+        ]
+        found = [pd.read_csv(f / "sinks.csv").assign(folder=f.name) for f in folders]
+        return pd.concat(found, ignore_index=True)
+
+    def clips(self, task: str) -> int:
+        """Clips that were looked at in a task, over levels and seeds."""
+        cells = [cell for cell in cells_of(self.base) if cell.task == task]
+        return sum(len(pd.read_csv(self.out / cell.name / "numbers.csv")) for cell in cells)
+
+    def number(self, task: str, level: str, number: str, *, stage: str = "own") -> Interval:
+        """The mean of a number in the arms without the loss, with its interval."""
+        found = sample_of(self.out, self.base, task, level, stage=stage, number=number)
+        return difference(found) if found is not None else UNKNOWN
+
+    def mean(self, number: str, stage: str) -> float:
+        """The mean of a number over tasks and levels, without the loss."""
+        points = [
+            self.number(m, level, number, stage=stage)[0]
+            for m in TASKS.values()
+            for level in LEVELS
+        ]
+        return float(np.mean(points))
+
+    def counts(self, condition: str, claim: str, *, tuned: bool = False) -> tuple[int, int]:
+        """In how many clips a causal test holds, and of how many."""
+        tests = self.closer("tests", tuned=tuned)
+        if not len(tests):
+            return 0, 0
+        own = tests.loc[(tests["condition"] == condition) & (tests["claim"] == claim)]
+        return int(own["yes"].sum()), int(own["clips"].sum())
+
+    def change(self, number: str, levels: Sequence[str]) -> Interval:
+        """The mean change over tasks and levels, utterances and seeds drawn together."""
+        sides = []
+        for arms in (self.tuned, self.base):
+            found = [
+                sample_of(self.out, arms, task, level, stage="own", number=number)
+                for task in TASKS.values()
+                for level in levels
+            ]
+            cells = [one for one in found if one is not None]
+            if len(cells) < len(found):
+                return UNKNOWN
+            above = np.mean([one.above for one in cells], axis=0)
+            sides.append(Sample(above, cells[0].below))
+        return difference(*sides)

@@ -1,0 +1,132 @@
+"""The report's page: Markdown from the tables. Depends on pandas."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sinkscope.experiments.decorrelation.claims import Claim
+from sinkscope.experiments.decorrelation.figures import SCHEMES, rates_in_words
+from sinkscope.experiments.decorrelation.results import NUMBERS
+
+__all__ = ["page_of"]
+
+Row = Mapping[str, Any]
+
+
+def page_of(
+    tables: Mapping[str, pd.DataFrame],
+    claims: Sequence[Claim],
+    *,
+    seeds: Sequence[int],
+    weight: float | int,
+) -> str:
+    """The page, with every table and claim in its place."""
+    template = (Path(__file__).parent / "report.md").read_text(encoding="utf-8")
+    rows = {name: _records(table) for name, table in tables.items()}
+    return template.format(
+        seeds=len(seeds),
+        weight=f"{weight:g}",
+        utterances=rows["wer"][0]["utterances"],
+        wer=_errors(rows["wer"]),
+        numbers=_numbers(tables["numbers"]),
+        claims=_claims(claims),
+        evidence="\n".join(
+            f"- **{claim.name}**: {claim.evidence}" for claim in claims if claim.evidence
+        ),
+        sweep=_sweep(rows["sweep"]),
+        controls=_controls(rows["controls"]),
+        swapped=_swapped(rows["swapped_delimiters"]),
+    )
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+
+
+def _row(*cells: object) -> str:
+    return f"| {' | '.join(str(cell) for cell in cells)} |"
+
+
+def _table(head: Sequence[str], rows: Sequence[str]) -> str:
+    return "\n".join([_row(*head), _row(*["---"] * len(head)), *rows])
+
+
+def _share(row: Row, name: str) -> str:
+    point, low, high = (100 * row[f"{name}{end}"] for end in ("", "_low", "_high"))
+    sign = "+" if name == "difference" else ""
+    return f"{point:{sign}.1f} ({low:{sign}.1f} to {high:{sign}.1f})"
+
+
+def _errors(wer: Sequence[Row]) -> str:
+    rows = []
+    for row in wer:
+        level, task = row["level"], row["task"]
+        shown = [_share(row, name) for name in ("without", "with", "difference")]
+        rows.append(_row(SCHEMES[row["scheme"]], task, level, rates_in_words(level, task), *shown))
+    head = ("scheme", "task", "compression", "rate", "without, %", "with, %", "difference, points")
+    return _table(head, rows)
+
+
+def _numbers(numbers: pd.DataFrame) -> str:
+    groups = numbers.groupby(["scheme", "number"], sort=False)
+    means = pd.DataFrame(groups[["without", "with"]].mean())
+    rows = [
+        _row(
+            SCHEMES[row["scheme"]],
+            NUMBERS[row["number"]],
+            f"{row['without']:.3g}",
+            f"{row['with']:.3g}",
+        )
+        for row in _records(means.reset_index())
+    ]
+    return _table(("scheme", "mean over tasks and levels", "without", "with"), rows)
+
+
+def _claims(claims: Sequence[Claim]) -> str:
+    rows = []
+    for claim in claims:
+        figure = f"`{claim.figure}`" if claim.figure else ""
+        verdict = f"**{claim.verdict}**"
+        rows.append(_row(claim.name, claim.statement, claim.known_from, verdict, figure))
+    return _table(("", "claim", "known from", "here", "figure"), rows)
+
+
+def _sweep(sweep: Sequence[Row]) -> str:
+    rows = [_row(f"{row['weight']:g}", f"{100 * row['mean']:.1f} %") for row in sweep]
+    return _table(("weight", "word error rate, development voices, mean of nine"), rows)
+
+
+def _controls(controls: Sequence[Row]) -> str:
+    values: dict[str, dict[str, list[float]]] = {}
+    for row in controls:
+        values.setdefault(row["arm"], {}).setdefault(row["number"], []).append(row["value"])
+    numbers = list(dict.fromkeys(row["number"] for row in controls))
+    rows = [
+        _row(arm, *(_spread(found.get(number, [])) for number in numbers))
+        for arm, found in values.items()
+    ]
+    names = [NUMBERS.get(number, "word error rate") for number in numbers]
+    return _table(("arm", *names), rows)
+
+
+def _spread(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    return f"{sum(values) / len(values):.3g} ({min(values):.3g} to {max(values):.3g})"
+
+
+def _swapped(swapped: Sequence[Row]) -> str:
+    if not swapped:
+        return "Not measured."
+    names = [name for name in swapped[0] if name not in ("seed", "swapped")]
+    rows = [
+        _row(
+            row["seed"],
+            "exchanged" if row["swapped"] else "as trained",
+            *(f"{row[name]:.2f}" for name in names),
+        )
+        for row in swapped
+    ]
+    return _table(("seed", "embeddings", *(f"`{name}`" for name in names)), rows)

@@ -1,0 +1,81 @@
+"""The report: tables, figures, and one page that says what came out."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from sinkscope.experiments.decorrelation import figures
+from sinkscope.experiments.decorrelation.claims import Evidence, judge
+from sinkscope.experiments.decorrelation.page import page_of
+from sinkscope.experiments.decorrelation.plan import Arm
+from sinkscope.experiments.decorrelation.results import numbers_table, wer_table
+from sinkscope.experiments.decorrelation.summaries import (
+    control_table,
+    place_table,
+    swap_table,
+)
+
+__all__ = ["arms_of", "write_report"]
+
+Pairs = dict[str, tuple[Sequence[Arm], Sequence[Arm]]]
+
+SHOWN_CONTROLS = (
+    "wer",
+    "n_intermediate",
+    "n_twins",
+    "largest_ratio",
+    "cos2",
+    "sink_rate_elsewhere",
+)
+
+
+def arms_of(seeds: Sequence[int], weight: float | int) -> Pairs:
+    """The arms without and with the loss, by scheme."""
+    return {
+        scheme: (
+            [Arm(seed, scheme) for seed in seeds],
+            [Arm(seed, scheme, weight) for seed in seeds],
+        )
+        for scheme in ("full", "lora")
+    }
+
+
+def write_report(out: Path, folder: Path, *, seeds: Sequence[int], weight: float | int) -> None:
+    """Write everything to a folder: ``README.md``, CSV tables, PNG figures.
+
+    Args:
+        out: folder of all results.
+        folder: of the report; files of the same names are written over.
+        seeds: of the arms.
+        weight: of the loss.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    pairs = arms_of(seeds, weight)
+    base, tuned = pairs["full"]
+    normed = [replace(arm, control="layer norm") for arm in base]
+    tables = {
+        "wer": wer_table(out, pairs),
+        "numbers": numbers_table(out, pairs),
+        "shared_stage": wer_table(out, {"full": pairs["full"]}, stage="shared"),
+        "controls": control_table(out, seeds, weight),
+        "places": place_table(out, base, tuned),
+        "sweep": pd.read_csv(out / "sweep.csv"),
+        "swapped_delimiters": swap_table(out, base),
+    }
+    claims = judge(Evidence(out, base, tuned, normed))
+    tables["claims"] = pd.DataFrame([vars(claim) for claim in claims])
+    for name, table in tables.items():
+        table.to_csv(folder / f"{name}.csv", index=False, float_format="%.5g")
+    drawn = {
+        "wer": figures.error_lines(tables["wer"]),
+        "numbers": figures.number_dots(tables["numbers"]),
+        "curves": figures.learning_curves(out, base, tuned),
+        "controls": figures.control_bars(tables["controls"]),
+        "places": figures.place_bars(tables["places"]),
+    }
+    for name, figure in drawn.items():
+        figure.savefig(folder / f"{name}.png", dpi=130)
+    page = page_of(tables, claims, seeds=seeds, weight=weight)
+    (folder / "README.md").write_text(page, encoding="utf-8")
