@@ -12,6 +12,9 @@ from sinkscope.plots.style import MUTED, drawing, leader
 
 __all__ = ["cosine_changes"]
 
+NAME = 11.0
+"""Points that a name takes."""
+
 STYLES = {
     "sinks": ("-", "o", 2.0),
     "twins, no sinks": ("--", "s", 1.6),
@@ -87,9 +90,10 @@ def _tokens(table: pd.DataFrame) -> set[tuple[int, int]]:
 def _name_ends(ax: Axes, ends: list[tuple[float, str, str]]) -> None:
     """Write what each line is at its right end; the names keep apart."""
     rows = sorted(ends)
-    places = spread(
-        [end for end, _, _ in rows], [0.075] * len(rows), low=ax.get_ylim()[0], high=1.05
-    )
+    low, high = ax.get_ylim()
+    points = 0.85 * ax.get_window_extent().height * 72 / ax.figure.dpi  # the layout may shrink it
+    size = max(0.05, NAME / points) * (high - low)
+    places = spread([end for end, _, _ in rows], [size] * len(rows), low=low, high=high)
     side = ax.get_yaxis_transform()
     for (end, name, color), place in zip(rows, places, strict=True):
         ax.annotate(
