@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -15,7 +14,7 @@ from sinkscope.plots.cosine_changes import cosine_changes
 from sinkscope.plots.divide import divide
 from sinkscope.plots.feature_changes import feature_changes
 from sinkscope.plots.maps import has_map
-from sinkscope.plots.pair import AFTER, clip_words, pair_words, shown
+from sinkscope.plots.pair import AFTER, clip_words, pair_words, shown, sinks_of
 from sinkscope.plots.style import MUTED, drawing
 from sinkscope.record import Record
 
@@ -79,7 +78,7 @@ def before_after(
         figure = axes.figure
         left, right = (figure.add_subplot(grid[:, place]) for place in (0, 1))
         _draw_numbers(axes, found)
-        draw_maps((left, right), (before, after), layer=layer, sample=sample, sinks=_sinks(found))
+        draw_maps((left, right), (before, after), layer=layer, sample=sample, sinks=sinks_of(found))
         bars, curves = (figure.add_subplot(grid[place, 3]) for place in (0, 1))
         feature_changes(found, most=MOST_FEATURES, ax=bars)
         bars.set_xlabel("largest |x|, mean over clips")
@@ -94,15 +93,6 @@ def _leave_margins(ax: Axes) -> None:
     engine = None if figure is None else figure.get_layout_engine()
     if isinstance(engine, ConstrainedLayoutEngine):
         engine.set(w_pad=0.12, h_pad=0.12)
-
-
-def _sinks(found: Comparison) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The sinks of either model, as ``find_sinks`` gives them."""
-    tables = []
-    for side, gone in (("before", "new"), ("after", "lost")):
-        own = found.sinks.loc[found.sinks["status"] != gone]
-        tables.append(own.assign(alpha=own[f"alpha_{side}"]))
-    return tables[0], tables[1]
 
 
 def _draw_numbers(ax: Axes, found: Comparison) -> None:

@@ -10,7 +10,7 @@ from sinkscope.errors import InputError
 from sinkscope.plots.style import ACCENT, plain
 from sinkscope.record import Record
 
-__all__ = ["AFTER", "BEFORE", "clip_words", "pair_words", "refuse_unlike", "shown"]
+__all__ = ["AFTER", "BEFORE", "clip_words", "pair_words", "refuse_unlike", "shown", "sinks_of"]
 
 BEFORE = "#8C8C8C"
 """Colour of the model before: grey."""
@@ -48,6 +48,15 @@ def shown(found: Comparison) -> tuple[int, int] | None:
             place = int(own["alpha_change"].abs().to_numpy().argmax())
             return int(own["sample"].to_numpy()[place]), int(own["layer"].to_numpy()[place])
     return None
+
+
+def sinks_of(found: Comparison) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The sinks of either model, as ``find_sinks`` gives them."""
+    tables = []
+    for side, gone in (("before", "new"), ("after", "lost")):
+        own = found.sinks.loc[found.sinks["status"] != gone]
+        tables.append(own.assign(alpha=own[f"alpha_{side}"]))
+    return tables[0], tables[1]
 
 
 def refuse_unlike(before: Record, after: Record, sample: int, *, where: str) -> None:

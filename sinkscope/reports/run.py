@@ -18,7 +18,7 @@ from sinkscope.reports.sections import Section, refuse_clashes
 from sinkscope.reports.tables import run_tables
 from sinkscope.reports.words import sentences
 
-__all__ = ["Thresholds", "refuse_existing", "write_run"]
+__all__ = ["Thresholds", "refuse_existing", "samples_said", "write_run"]
 
 
 def write_run(
@@ -77,7 +77,19 @@ def _write(
 
 def _said(record: Record, thresholds: Thresholds) -> dict[str, Any]:
     """What ``run.json`` says of the record."""
-    samples = [
+    return {
+        **record.provenance,
+        "sinkscope": __version__,
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "thresholds": thresholds.of_sinks,
+        "layers": record.layers,
+        "samples": samples_said(record),
+    }
+
+
+def samples_said(record: Record) -> list[dict[str, Any]]:
+    """What ``run.json`` says of every sample."""
+    return [
         {
             "name": clip.name if clip else f"sample {index}",
             "path": clip.path if clip else "",
@@ -89,11 +101,3 @@ def _said(record: Record, thresholds: Thresholds) -> dict[str, Any]:
         }
         for index, (layout, clip) in enumerate(zip(record.layouts, record.clips, strict=True))
     ]
-    return {
-        **record.provenance,
-        "sinkscope": __version__,
-        "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "thresholds": thresholds.of_sinks,
-        "layers": record.layers,
-        "samples": samples,
-    }
