@@ -8,7 +8,7 @@ import pandas as pd
 from sinkscope.analysis.comparison import Comparison
 from sinkscope.analysis.feature_changes import STATUS
 
-__all__ = ["FEW_CLIPS", "change_words", "comparison_sentences"]
+__all__ = ["FEW_CLIPS", "change_words", "comparison_sentences", "difference_words", "effect_cells"]
 
 FEW_CLIPS = 10
 """With fewer clips a percentile bootstrap interval is too narrow: the words warn."""
@@ -45,19 +45,47 @@ def change_words(row: dict[Any, Any]) -> str:
         'from 3 to 1 (difference -2, 95 % interval -2.5 to -1)'
     """
     percent = row["metric"] in _PERCENT
-    before, after, change, low, high = (
-        _number(row[name], percent) for name in ("before", "after", "change", "low", "high")
-    )
+    before, after = (_number(row[name], percent) for name in ("before", "after"))
     unit = " %" if percent else ""
-    if not any(row[name] for name in ("change", "low", "high") if row[name] == row[name]):
-        return f"{before}{unit} before and after (no difference in any clip)"
-    sign = "+" if row["change"] > 0 else ""
-    words = f"from {before} to {after}{unit} (difference {sign}{change}"
-    words += " points" if percent else ""
+    if _stays(row):
+        return f"{before}{unit} before and after ({difference_words(row)})"
+    return f"from {before} to {after}{unit} ({difference_words(row)})"
+
+
+def difference_words(row: dict[Any, Any]) -> str:
+    """The difference of such a row, and its interval.
+
+    Examples:
+        >>> difference_words({"metric": "wer", "change": 0.005, "low": -0.003, "high": 0.012})
+        'difference +0.5 points, 95 % interval -0.3 to 1.2, which includes 0'
+    """
+    if _stays(row):
+        return "no difference in any clip"
+    percent = row["metric"] in _PERCENT
+    change, low, high = (_number(row[name], percent) for name in ("change", "low", "high"))
+    words = f"difference {'+' if row['change'] > 0 else ''}{change}{' points' * percent}"
     if isnan(row["low"]):
-        return words + ", one clip: no interval)"
-    open_ = ", which includes 0" if row["low"] <= 0 <= row["high"] and row["change"] else ""
-    return f"{words}, 95 % interval {low} to {high}{open_})"
+        return f"{words}, no interval"
+    open_ = ", which includes 0" if row["low"] <= 0 <= row["high"] else ""
+    return f"{words}, 95 % interval {low} to {high}{open_}"
+
+
+def effect_cells(row: dict[Any, Any]) -> list[str]:
+    """Metric, before, after, change, interval, effect size and clips of a row, as short texts."""
+    percent = row["metric"] in _PERCENT
+    before, after, change, low, high = (
+        _number(row[name], percent) + " %" * percent
+        for name in ("before", "after", "change", "low", "high")
+    )
+    interval = "" if isnan(row["low"]) else f"{low} to {high}"
+    size = "" if isnan(row["effect_size"]) else f"{row['effect_size']:.2f}"
+    name = row["metric"].replace("_", " ")
+    return [name, before, after, change, interval, size, str(row["clips"])]
+
+
+def _stays(row: dict[Any, Any]) -> bool:
+    """Whether no clip moves."""
+    return all(row[name] == 0 or isnan(row[name]) for name in ("change", "low", "high"))
 
 
 def _frame(found: Comparison) -> str:

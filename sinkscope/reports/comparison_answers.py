@@ -4,7 +4,7 @@ from typing import Any
 
 from sinkscope.analysis.comparison import Comparison
 from sinkscope.analysis.feature_changes import STATUS
-from sinkscope.analysis.words_comparison import change_words
+from sinkscope.analysis.words_comparison import change_words, difference_words
 from sinkscope.reports.words import Answer
 
 __all__ = ["comparison_answers"]
@@ -15,11 +15,11 @@ def comparison_answers(found: Comparison) -> list[Answer]:
     effects = {row["metric"]: row for row in found.effects.to_dict("records")}
     told = [
         _features(found, effects),
-        _number("Sinks other than BOS", effects["intermediate_sinks"], "a clip"),
-        _number("Twins of BOS", effects["twins"], "a clip"),
+        _number("Sinks other than BOS", effects["intermediate_sinks"], "a clip; "),
+        _number("Twins of BOS", effects["twins"], "a clip; "),
     ]
     if "bos_alpha" in effects:
-        told.append(_number("Key attention of BOS", effects["bos_alpha"], "in its best layer"))
+        told.append(_number("Key attention of BOS", effects["bos_alpha"], "where it draws most; "))
     if "wer" in effects:
         told.append(_number("Word error rate", effects["wer"], ""))
     return told
@@ -40,4 +40,4 @@ def _number(question: str, row: dict[Any, Any], unit: str) -> Answer:
     sides = [f"{row[side]:.1%}" if percent else f"{row[side]:.3g}" for side in ("before", "after")]
     sides = sides[:1] if sides[0] == sides[1] else sides
     moves = bool(row["low"] > 0 or row["high"] < 0)
-    return Answer(question, " → ".join(sides), f"{unit} {change_words(row)}".strip(), moves)
+    return Answer(question, " → ".join(sides), f"{unit}{difference_words(row)}", moves)
