@@ -80,6 +80,8 @@ def test_a_sink_that_moves_by_one_token() -> None:
     assert sorted(set(lost["layer"])) == [2, 3]
     assert (lost["alpha_before"] > 0.3).all()
     assert (lost["alpha_after"] < 0.3).all()
+    whole = own.loc[own.index.isna()].set_index("segment").loc["delimiter"]
+    assert whole[["kept", "lost", "new", "clips_before"]].tolist() == [0, 3, 3, 3]
     assert "The sink on '</audio>' is gone in 3 of 3 clips" in ss.describe(found)
     assert "The sink on '<video>' is new in 3 clips" in ss.describe(found)
 
@@ -89,7 +91,7 @@ def test_a_sink_that_moves_to_another_layer_is_kept() -> None:
     tally = found.sink_tally.set_index(["label", "layer"]).loc["</audio>"]
     rows = {layer: row[["kept", "lost", "new"]].tolist() for layer, row in tally.iterrows()}
     assert [rows[layer] for layer in (1, 2, 3)] == [[0, 0, 3], [3, 0, 0], [0, 3, 0]]
-    over = over_layers(found.sink_tally).iloc[0]
+    over = over_layers(found.sink_tally).set_index("label").loc["</audio>"]
     assert over[["kept", "lost", "new"]].tolist() == [3, 0, 0]
     assert over[["layers_before", "layers_after"]].tolist() == ["2-3", "1-2"]
     assert found.layers["clips_before"].tolist() == [0, 3, 3, 0]
@@ -218,6 +220,26 @@ def test_nothing_massive_and_no_sink() -> None:
     words = ss.describe(found)
     assert "Neither model has a massive activation" in words
     assert "No token other than BOS is a sink" in words
+
+
+def test_words_of_bos_and_of_many_labels() -> None:
+    one, other = clips_record(), clips_record(replace(AFTER, sink="</video>"))
+    low = ss.Thresholds(threshold=0.02, min_queries=1)
+    found = ss.compare(one, other, thresholds=low)
+    words = ss.describe(found)
+    assert "BOS is a sink in 3 of 3 clips before and in 3 after" in words
+    assert "Sinks on audio tokens: " in words
+    assert "'a4'" not in words
+    audio = found.sinks.loc[found.sinks["segment"] == "audio"]
+    tokens = audio.groupby(["sample", "token"])["status"].agg(set)
+    lost = sum(1 for states in tokens if states == {"lost"})
+    row = over_layers(found.sink_tally)
+    row = row.loc[(row["segment"] == "audio") & row["label"].isna()].iloc[0]
+    assert row["lost"] == lost
+    assert row[["kept", "lost", "new"]].sum() == len(tokens)
+    lines = ss.describe(found.effects).splitlines()
+    assert len(lines) == len(found.effects)
+    assert lines[0].startswith("largest sink rate of BOS over layers")
 
 
 def test_without_bos() -> None:

@@ -18,8 +18,8 @@ MEANING: dict[str, str] = {
     "after. 'At most' says that the record knows the magnitude from above only.",
     "feature_sets": "How far a layer's massive features are one set before and after (Jaccard "
     "index).",
-    "sink_tally": "Sinks kept, lost and new by label and layer, and over all layers where no "
-    "layer is named; tokens of all clips.",
+    "sink_tally": "Sinks kept, lost and new by segment, label and layer: over all labels where "
+    "none is named, over all layers likewise; tokens of all clips.",
     "sinks": "Every token that is a sink in a layer before or after, with its key attention.",
     "similarity_summary": "Cosine to BOS by layer and segment: quantiles over tokens, twins a "
     "clip, mean cos² with its change.",

@@ -55,26 +55,34 @@ def sink_tally(sinks: pd.DataFrame) -> pd.DataFrame:
         sinks: what ``sink_changes`` returned.
 
     Returns:
-        One row a kind, segment, label and layer, and for each label a last one over all layers
-        (``layer`` missing): ``kind segment label layer paper_layer``, ``kept lost new`` (tokens of
-        all clips), ``clips_before clips_after`` (that have it), ``alpha_before alpha_after`` (mean
-        over these tokens; over layers of each token's largest), ``layers_before layers_after``
-        (0-based, as texts, in the rows over all layers). BOS comes first, then the most frequent.
+        One row a kind, segment, label and layer; one a kind, segment and layer, over all labels
+        (``label`` missing); and of both a last one over all layers (``layer`` missing). ``kind
+        segment label layer paper_layer``, ``kept lost new`` (tokens of all clips), ``clips_before
+        clips_after`` (that have any), ``alpha_before alpha_after`` (mean over these tokens; over
+        layers of each token's largest), ``layers_before layers_after`` (0-based, as texts, in the
+        rows over all layers). BOS comes first, whole segments before their labels, then the most
+        frequent.
     """
     by_token = [_over_layers(token) for _, token in sinks.groupby(["sample", "token"], sort=False)]
     over = pd.DataFrame(by_token, columns=[*sinks.columns, "layers_before", "layers_after"])
     rows = [
         {name: group[name].iloc[0] for name in keys} | _counts(group)
-        for table, keys in ((sinks, [*_WHAT, "layer"]), (over, _WHAT))
+        for table, more in ((sinks, ["layer"]), (over, []))
+        for keys in ([*_WHAT, *more], [*_WHAT[:2], *more])
         for _, group in table.groupby(keys, sort=False)
     ]
     tally = pd.DataFrame(rows, columns=_COLUMNS)
     tally["layer"] = tally["layer"].astype("Int64")
     tally["paper_layer"] = tally["layer"] + 1
-    counts = tally.groupby(_WHAT)[list(STATUS)].transform("sum").sum(axis=1)
-    tally = tally.assign(of_bos=tally["kind"] != "bos", count=-counts)
-    order = ["of_bos", "count", "segment", "label", "layer"]
-    tally = tally.sort_values(order, kind="stable", na_position="last", ignore_index=True)
+    groups = tally.groupby(_WHAT, dropna=False)[list(STATUS)]
+    order = {
+        "of_bos": tally["kind"] != "bos",
+        "of_label": tally["label"].notna(),
+        "count": -groups.transform("sum").sum(axis=1),
+    }
+    names = [*order, "segment", "label", "layer"]
+    tally = tally.assign(**order)
+    tally = tally.sort_values(names, kind="stable", na_position="last", ignore_index=True)
     tally = tally.loc[:, _COLUMNS]
     tally.attrs = {**sinks.attrs, "table": "sink_tally"}
     return tally

@@ -9,7 +9,7 @@ import pandas as pd
 from sinkscope.analysis.comparison import Comparison
 from sinkscope.analysis.control_words import control_sentences
 from sinkscope.analysis.words_cause import CAUSE_WRITERS
-from sinkscope.analysis.words_comparison import comparison_sentences
+from sinkscope.analysis.words_comparison import comparison_sentences, effect_sentences
 from sinkscope.analysis.words_features import FEATURE_WRITERS
 from sinkscope.errors import InputError
 
@@ -220,5 +220,6 @@ _WRITERS: dict[str, Callable[[pd.DataFrame], str]] = {
     **FEATURE_WRITERS,
     **CAUSE_WRITERS,
     "sink_mechanics": _mechanics,
+    "comparison_effects": effect_sentences,
     "input_controls": lambda table: " ".join(control_sentences(table)),
 }

@@ -8,10 +8,20 @@ import pandas as pd
 from sinkscope.analysis.comparison import Comparison
 from sinkscope.analysis.feature_changes import STATUS
 
-__all__ = ["FEW_CLIPS", "change_words", "comparison_sentences", "difference_words", "effect_cells"]
+__all__ = [
+    "FEW_CLIPS",
+    "change_words",
+    "comparison_sentences",
+    "difference_words",
+    "effect_cells",
+    "effect_sentences",
+]
 
 FEW_CLIPS = 10
 """With fewer clips a percentile bootstrap interval is too narrow: the words warn."""
+
+MANY = 3
+"""A segment with more labels that are sinks is told as a whole."""
 
 MOST = 5
 """Labels and features that are named."""
@@ -34,6 +44,12 @@ def comparison_sentences(found: Comparison) -> list[str]:
         _few(found),
     ]
     return [sentence for sentence in told if sentence]
+
+
+def effect_sentences(table: pd.DataFrame) -> str:
+    """The table of effects, a line a number."""
+    rows = table.to_dict("records")
+    return "\n".join(f"{row['meaning']}: {change_words(row)}." for row in rows)
 
 
 def change_words(row: dict[Any, Any]) -> str:
@@ -144,7 +160,7 @@ def _bos(found: Comparison, effects: dict[Any, Any]) -> str:
     if not present:
         return "There is no BOS; cosines are to the reference token."
     own = found.sink_tally
-    own = own.loc[(own["kind"] == "bos") & own["layer"].isna()]
+    own = own.loc[(own["kind"] == "bos") & own["layer"].isna() & own["label"].isna()]
     counts = [int(own[name].sum()) for name in ("clips_before", "clips_after")]
     words = f"BOS is a sink in {counts[0]} of {_count(present, 'clip')} before"
     words += f" and in {counts[1]} after"
@@ -155,7 +171,7 @@ def _bos(found: Comparison, effects: dict[Any, Any]) -> str:
 
 def _others(found: Comparison, effects: dict[Any, Any]) -> str:
     tally = found.sink_tally
-    own = tally.loc[(tally["kind"] == "intermediate") & tally["layer"].isna()]
+    own = _told_rows(tally.loc[(tally["kind"] == "intermediate") & tally["layer"].isna()])
     reach = ""
     if "other_alpha" in effects:
         reach = (
@@ -165,9 +181,17 @@ def _others(found: Comparison, effects: dict[Any, Any]) -> str:
     if own.empty:
         return f"No token other than BOS is a sink before or after.{reach}"
     named = [_fate(row) for row in own.head(MOST).to_dict("records")]
-    more = f", and {len(own) - MOST} more labels" if len(own) > MOST else ""
+    more = f". {len(own) - MOST} more labels are in the tables" if len(own) > MOST else ""
     count = change_words(effects["intermediate_sinks"])
     return f"Sinks other than BOS a clip: {count}. {'. '.join(named)}{more}.{reach}"
+
+
+def _told_rows(tally: pd.DataFrame) -> pd.DataFrame:
+    """Labels one by one, but a segment of many labels (audio, video) as a whole."""
+    labels = tally.loc[tally["label"].notna()]
+    many = labels["segment"].map(labels["segment"].value_counts()) > MANY
+    whole = tally["label"].isna() & tally["segment"].isin(labels.loc[many, "segment"])
+    return pd.concat([tally.loc[whole], labels.loc[~many]])
 
 
 def _fate(row: dict[Any, Any]) -> str:
@@ -183,7 +207,10 @@ def _fate(row: dict[Any, Any]) -> str:
     if row["new"]:
         parts.append(f"new in {_count(row['new'], unit)}")
     alpha = f"key attention {row['alpha_before']:.2f} to {row['alpha_after']:.2f}"
-    return f"The sink on {row['label']!r} is {' and '.join(parts)} ({alpha})"
+    if isinstance(row["label"], str):
+        return f"The sink on {row['label']!r} is {' and '.join(parts)} ({alpha})"
+    counts = ", ".join(f"{row[status]} {status}" for status in STATUS)
+    return f"Sinks on {row['segment']} tokens: {counts} ({alpha})"
 
 
 def _direction(found: Comparison, effects: dict[Any, Any]) -> str:
