@@ -118,6 +118,12 @@ def test_a_direction_that_is_turned() -> None:
     assert summary.loc[(0, "audio"), "change"] < 0
     assert summary.loc[(0, "video"), "change"] == 0
     assert summary.loc[(0, "all"), "tokens"] == sum(len(one) - 1 for one in before.layouts)
+    pairs = zip(after["bos_cosine"].sel(layer=1).values, after.layouts, strict=True)
+    cosines = [values[: len(layout)][layout.mask("audio")] for values, layout in pairs]
+    squares = np.mean([(own**2).mean() for own in cosines])
+    assert summary.loc[(1, "audio"), "cos2_after"] == pytest.approx(squares)
+    median = np.median(np.concatenate(cosines))
+    assert summary.loc[(1, "audio"), "median_after"] == pytest.approx(median)
 
 
 def test_mean_cos2_is_that_of_the_loss() -> None:
