@@ -253,3 +253,4 @@ def test_without_bos() -> None:
     found = ss.compare(*pair)
     assert "bos_alpha" not in set(found.effects["metric"])
     assert "There is no BOS" in ss.describe(found)
+    assert "Twins of the reference token" in ss.describe(found)

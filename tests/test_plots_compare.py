@@ -121,6 +121,9 @@ def test_maps_have_one_scale_and_the_difference_is_centred() -> None:
     assert np.asarray(drawn)[seen] == pytest.approx((grids[1] - grids[0])[seen])
     assert "gains most: <video>" in words(panels[2])
     assert "loses most: </audio>" in words(panels[2])
+    same = ss.plots.attention_changes(BEFORE, BEFORE, layer=3)
+    (moved,) = [ax for ax in same.figure.axes if ax.get_title("left") == "Difference"]
+    assert "no key gains or loses 0.001" in words(moved)
 
 
 def test_rows_share_time_and_attention() -> None:

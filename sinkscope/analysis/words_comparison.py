@@ -136,8 +136,8 @@ def _features(found: Comparison, effects: dict[Any, Any]) -> str:
         row = lost.iloc[0]
         most = "at most " if row["at_most_after"] else ""
         words += (
-            f" Feature {row['feature']} falls from {row['magnitude_before']:.3g} to {most}"
-            f"{row['magnitude_after']:.3g}."
+            f" Feature {row['feature']} falls from {_number(row['magnitude_before'])} to {most}"
+            f"{_number(row['magnitude_after'])}."
         )
     least = " A token may have more massive features than the record holds." * said["truncated"]
     return f"{words} {ratio}{least}"
@@ -215,10 +215,13 @@ def _fate(row: dict[Any, Any]) -> str:
 
 def _direction(found: Comparison, effects: dict[Any, Any]) -> str:
     said = found.effects.attrs
-    twins = f"Twins of BOS (cosine > {said['cosine']:g}) a clip: {change_words(effects['twins'])}."
+    bos = "BOS" if all(said["bos_present"]) else "the reference token"
+    twins = (
+        f"Twins of {bos} (cosine > {said['cosine']:g}) a clip: {change_words(effects['twins'])}."
+    )
     if "mean_cos2" not in effects:
         return twins
-    return f"{twins} Mean cos² to BOS below the last layer: {change_words(effects['mean_cos2'])}."
+    return f"{twins} Mean cos² to {bos} below the last layer: {change_words(effects['mean_cos2'])}."
 
 
 def _wer(effects: dict[Any, Any]) -> str:
@@ -258,10 +261,11 @@ def _layers(span: str) -> str:
     return f"layer {span} (0-based)" if span.isdigit() else f"layers {span} (0-based)"
 
 
-def _number(value: float, percent: bool) -> str:
+def _number(value: float, percent: bool = False) -> str:
     if not isfinite(value):
         return "–"
-    text = f"{100 * value:.1f}" if percent else f"{value:.3g}"
+    text = f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    text = f"{100 * value:.1f}" if percent else text
     return "0" if float(text) == 0 else text
 
 

@@ -28,6 +28,9 @@ STRAIGHT = 0.05
 FEW_QUERIES = 8
 """A key that fewer queries see is not named."""
 
+LEAST = 0.001
+"""Nor is one that moves by less, mean over the queries."""
+
 
 def attention_changes(
     before: Record,
@@ -130,21 +133,21 @@ def _draw_difference(
     entitle(ax, "Difference", *_moved_words(moved, grids[0].width, record, sample), above=26)
 
 
-def _moved_words(
-    moved: np.ndarray, width: int, record: Record, sample: int
-) -> tuple[str, str] | tuple[()]:
+def _moved_words(moved: np.ndarray, width: int, record: Record, sample: int) -> list[str]:
     """Which keys gain and lose most, mean over the queries that see them, where enough do."""
     seen = np.isfinite(moved).sum(0)
     keys = np.flatnonzero(seen * width >= FEW_QUERIES)
     if not len(keys):
-        return ()
+        return []
     means = np.nansum(moved, 0)[keys] / seen[keys]
+    if np.abs(means).max() < LEAST:
+        return [f"no key gains or loses {LEAST:g} a query"]
     labels = record.layouts[sample].labels
     words = []
     for what, place in (("gains", means.argmax()), ("loses", means.argmin())):
-        label = plain(labels[keys[place] * width])
+        label = ("tokens from " if width > 1 else "") + plain(labels[keys[place] * width])
         words.append(f"{what} most: {label} ({means[place]:+.2g} a query)")
-    return words[0], words[1]
+    return words
 
 
 def _name_axes(ax: Axes, record: Record, sample: int, found: list[int], *, queries: bool) -> None:

@@ -74,7 +74,7 @@ def _draw_pair(ax: Axes, place: int, row: dict[Any, Any]) -> None:
         most = "≤ " if row[f"at_most_{side}"] else ""
         name = f" {side}" if place == 0 else ""
         ax.annotate(
-            f"{most}{size:.3g}{name}",
+            f"{most}{size:.0f}{name}" if size >= 1000 else f"{most}{size:.3g}{name}",
             (end, place + shift),
             (3, 0),
             textcoords="offset points",
