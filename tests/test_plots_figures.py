@@ -36,6 +36,14 @@ FIGURES: dict[str, Draw] = {
 MEANS = {"attention_map", "segment_flow", "sink_mechanics", "sink_rate", "sinks_over_time"}
 OF_TABLES = ("birth", "effects", "input_controls", "neurons")
 """Figures of what was computed from several records; tested where that is."""
+OF_PAIRS = (
+    "attention_changes",
+    "before_after",
+    "cosine_changes",
+    "feature_changes",
+    "sink_changes",
+)
+"""Figures of two models: see test_plots_compare."""
 ONE_LAYER = {"attention_map", "magnitudes", "magnitudes_3d", "sinks_over_time"}
 
 
@@ -61,7 +69,7 @@ def words(axes: Axes) -> str:
 
 
 def test_every_public_plot_is_here() -> None:
-    assert sorted([*FIGURES, *OF_TABLES]) == sorted(plots.__all__)
+    assert sorted([*FIGURES, *OF_TABLES, *OF_PAIRS]) == sorted(plots.__all__)
 
 
 @pytest.mark.parametrize("name", FIGURES)

@@ -5,6 +5,8 @@ its thresholds in ``attrs``; ``describe`` puts it in words, also when it found n
 """
 
 from sinkscope.analysis.alignment import frames_of_token, in_encoder
+from sinkscope.analysis.compare import compare
+from sinkscope.analysis.comparison import Comparison
 from sinkscope.analysis.detectors import detector_agreement
 from sinkscope.analysis.flow import segment_attention
 from sinkscope.analysis.inheritance import compare_features
@@ -29,7 +31,9 @@ from sinkscope.analysis.validation import validate_features
 from sinkscope.analysis.words import describe
 
 __all__ = [
+    "Comparison",
     "bos_similarity",
+    "compare",
     "compare_features",
     "describe",
     "detector_agreement",

@@ -6,21 +6,23 @@ from typing import Any
 
 import pandas as pd
 
+from sinkscope.analysis.comparison import Comparison
 from sinkscope.analysis.control_words import control_sentences
 from sinkscope.analysis.words_cause import CAUSE_WRITERS
+from sinkscope.analysis.words_comparison import comparison_sentences, effect_sentences
 from sinkscope.analysis.words_features import FEATURE_WRITERS
 from sinkscope.errors import InputError
 
 __all__ = ["describe"]
 
 
-def describe(table: pd.DataFrame) -> str:
+def describe(table: pd.DataFrame | Comparison) -> str:
     """The findings of a table in words, with the thresholds that were used.
 
     Args:
         table: what ``find_sinks``, ``sink_summary``, ``find_massive_activations``, ``twins``,
             ``low_meaning``, ``sink_mechanics`` or another function of this room returned, whole
-            or filtered.
+            or filtered; or what ``compare`` returned, which gives a line a finding.
 
     Raises:
         InputError: if the table does not say which it is.
@@ -31,6 +33,8 @@ def describe(table: pd.DataFrame) -> str:
         >>> describe(table)
         'No twin of BOS (cosine > 0.8): the largest cosine of another token is 0.31.'
     """
+    if isinstance(table, Comparison):
+        return "\n".join(comparison_sentences(table))
     name = table.attrs.get("table")
     if name is None:
         raise InputError(
@@ -216,5 +220,6 @@ _WRITERS: dict[str, Callable[[pd.DataFrame], str]] = {
     **FEATURE_WRITERS,
     **CAUSE_WRITERS,
     "sink_mechanics": _mechanics,
+    "comparison_effects": effect_sentences,
     "input_controls": lambda table: " ".join(control_sentences(table)),
 }

@@ -12,6 +12,7 @@ import typer
 
 from sinkscope import __version__
 from sinkscope.cli.ablate import ablate
+from sinkscope.cli.compare import compare
 from sinkscope.cli.convert import convert
 from sinkscope.cli.demo import demo
 from sinkscope.cli.evaluate import evaluate
@@ -34,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, scan, heatmap, transcribe, evaluate, ablate, models, convert):
+for command in (demo, scan, heatmap, transcribe, evaluate, ablate, compare, models, convert):
     app.command()(command)
 
 

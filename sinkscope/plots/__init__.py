@@ -9,31 +9,41 @@ Example:
     >>> ax.figure.savefig("map.png")                # doctest: +SKIP
 """
 
+from sinkscope.plots.attention_changes import attention_changes as attention_changes
 from sinkscope.plots.attention_map import attention_map as attention_map
+from sinkscope.plots.before_after import before_after as before_after
 from sinkscope.plots.birth import birth as birth
 from sinkscope.plots.bos_cosine import bos_cosine as bos_cosine
+from sinkscope.plots.cosine_changes import cosine_changes as cosine_changes
 from sinkscope.plots.effects import effects as effects
+from sinkscope.plots.feature_changes import feature_changes as feature_changes
 from sinkscope.plots.input_controls import input_controls as input_controls
 from sinkscope.plots.layer_magnitudes import layer_magnitudes as layer_magnitudes
 from sinkscope.plots.magnitudes import magnitudes as magnitudes
 from sinkscope.plots.magnitudes_3d import magnitudes_3d as magnitudes_3d
 from sinkscope.plots.neurons import neurons as neurons
 from sinkscope.plots.segment_flow import segment_flow as segment_flow
+from sinkscope.plots.sink_changes import sink_changes as sink_changes
 from sinkscope.plots.sink_mechanics import sink_mechanics as sink_mechanics
 from sinkscope.plots.sink_rate import sink_rate as sink_rate
 from sinkscope.plots.sinks_over_time import sinks_over_time as sinks_over_time
 
 __all__ = [
+    "attention_changes",
     "attention_map",
+    "before_after",
     "birth",
     "bos_cosine",
+    "cosine_changes",
     "effects",
+    "feature_changes",
     "input_controls",
     "layer_magnitudes",
     "magnitudes",
     "magnitudes_3d",
     "neurons",
     "segment_flow",
+    "sink_changes",
     "sink_mechanics",
     "sink_rate",
     "sinks_over_time",

@@ -27,6 +27,8 @@ def show_grid(
     ticks: Sequence[float | int] = (),
     gap: float = 0.02,
     unknown: str = UNSEEN,
+    colors: str = SCORES,
+    bar: bool = True,
 ) -> AxesImage:
     """Draw the cells in colours, NaN in the colour ``unknown``, and a colour bar with its label.
 
@@ -39,12 +41,24 @@ def show_grid(
         gap: room between the cells and the colour bar, as a share of the width.
         unknown: colour of the cells without a number.
         ticks: where the colour bar is labelled; those outside its range are left out.
+        colors: name of the colour map.
+        bar: whether there is a colour bar; not where a neighbour's serves both.
     """
     cells = np.ma.masked_invalid(values)
-    colors = mpl.colormaps[SCORES].with_extremes(bad=unknown)
+    palette = mpl.colormaps[colors].with_extremes(bad=unknown)
     image = ax.imshow(
-        cells, cmap=colors, norm=norm, extent=extent, aspect="auto", interpolation="nearest"
+        cells, cmap=palette, norm=norm, extent=extent, aspect="auto", interpolation="nearest"
     )
+    if bar:
+        _add_bar(ax, image, label, ticks, gap)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    return image
+
+
+def _add_bar(
+    ax: Axes, image: AxesImage, label: str, ticks: Sequence[float | int], gap: float
+) -> None:
     bar = ax.figure.colorbar(image, ax=ax, shrink=0.8, aspect=30, pad=gap)
     bar.set_label(label)
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
@@ -54,9 +68,6 @@ def show_grid(
         bar.ax.yaxis.set_major_locator(FixedLocator(shown))
         bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         bar.ax.yaxis.set_minor_locator(FixedLocator([]))
-    for spine in ax.spines.values():
-        spine.set_visible(False)
-    return image
 
 
 def write_cells(

@@ -6,7 +6,8 @@ Example:
 """
 
 from sinkscope.analysis.thresholds import Thresholds
+from sinkscope.reports.comparison import write_comparison
 from sinkscope.reports.run import refuse_existing, write_run
 from sinkscope.reports.sections import Section
 
-__all__ = ["Section", "Thresholds", "refuse_existing", "write_run"]
+__all__ = ["Section", "Thresholds", "refuse_existing", "write_comparison", "write_run"]

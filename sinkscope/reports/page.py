@@ -16,7 +16,7 @@ from sinkscope.reports.sections import Section
 from sinkscope.reports.tables import MEANING
 from sinkscope.reports.words import answers, sentences
 
-__all__ = ["MOST_ROWS", "render"]
+__all__ = ["MOST_ROWS", "fill", "pictures_of", "render", "samples_of", "shown"]
 
 MOST_ROWS = 200
 """Rows of a table that the page shows; the csv file holds all."""
@@ -44,6 +44,25 @@ def render(
         run: what ``run.json`` says.
         sections: what else there is to tell, in this order.
     """
+    return fill(
+        "template.html.j2",
+        subject=record.provenance.get("subject") or "a model that was not named",
+        answers=answers(record, tables, thresholds),
+        sentences=sentences(tables),
+        facts=_facts(record, tables, thresholds, run),
+        samples=samples_of(record),
+        figures=pictures_of(figures),
+        sections=[(one, pictures_of(one.figures), _tables(one)) for one in sections],
+        tables=[shown(name, table, MEANING.get(name, "")) for name, table in tables.items()],
+        thresholds=thresholds,
+        ratio=tables["massive_activations"].attrs["ratio_threshold"],
+        made=run.get("made", ""),
+        version=run.get("sinkscope", ""),
+    )
+
+
+def fill(template: str, **content: Any) -> str:
+    """A page from one of the templates beside this file. Every text is escaped."""
     environment = Environment(
         loader=PackageLoader("sinkscope.reports", "."),
         autoescape=True,
@@ -51,21 +70,7 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("template.html.j2").render(
-        subject=record.provenance.get("subject") or "a model that was not named",
-        answers=answers(record, tables, thresholds),
-        sentences=sentences(tables),
-        facts=_facts(record, tables, thresholds, run),
-        samples=[_sample(record, index) for index in range(len(record))],
-        figures=_pictures(figures),
-        sections=[(one, _pictures(one.figures), _tables(one)) for one in sections],
-        tables=[_shown(name, table, MEANING.get(name, "")) for name, table in tables.items()],
-        most_rows=MOST_ROWS,
-        thresholds=thresholds,
-        ratio=tables["massive_activations"].attrs["ratio_threshold"],
-        made=run.get("made", ""),
-        version=run.get("sinkscope", ""),
-    )
+    return environment.get_template(template).render(most_rows=MOST_ROWS, **content)
 
 
 def _facts(
@@ -131,6 +136,11 @@ def _versions(said: Mapping[str, Any], run: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in known.items() if value)
 
 
+def samples_of(record: Record) -> list[dict[str, Any]]:
+    """What a page says of every sample."""
+    return [_sample(record, index) for index in range(len(record))]
+
+
 def _sample(record: Record, index: int) -> dict[str, Any]:
     layout, clip = record.layouts[index], record.clips[index]
     counts = pd.Series(layout.segments).value_counts(sort=False)
@@ -145,16 +155,18 @@ def _sample(record: Record, index: int) -> dict[str, Any]:
     }
 
 
-def _pictures(figures: Sequence[RunFigure]) -> list[tuple[RunFigure, str, int]]:
+def pictures_of(figures: Sequence[RunFigure]) -> list[tuple[RunFigure, str, int]]:
+    """Figures with their pictures as text, and their width in pixels."""
     return [(one, base64.b64encode(one.png).decode(), one.width) for one in figures]
 
 
 def _tables(section: Section) -> list[dict[str, Any]]:
     meaning = section.meaning
-    return [_shown(name, table, meaning.get(name, "")) for name, table in section.tables.items()]
+    return [shown(name, table, meaning.get(name, "")) for name, table in section.tables.items()]
 
 
-def _shown(name: str, table: pd.DataFrame, meaning: str) -> dict[str, Any]:
+def shown(name: str, table: pd.DataFrame, meaning: str) -> dict[str, Any]:
+    """What a page shows of a table: its name, what it holds, its first rows."""
     return {
         "name": name,
         "meaning": meaning,
