@@ -245,3 +245,18 @@ def test_samples_of_unequal_length() -> None:
         if name in ONE_LAYER:
             draw(record, sample=1).figure.canvas.draw()
     assert "2 samples" in words(plots.bos_cosine(record))
+
+
+def test_a_notebook_goes_on_showing_figures() -> None:
+    """Jupyter's backend turns interactive at the first figure, which may be drawn in our style."""
+    from sinkscope.plots.style import drawing
+
+    was = mpl.is_interactive()
+    try:
+        mpl.interactive(False)
+        with drawing(None, figsize=(1, 1)) as axes:
+            mpl.interactive(True)
+        assert mpl.is_interactive()
+        plt.close(axes.figure)
+    finally:
+        mpl.interactive(was)

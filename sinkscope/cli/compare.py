@@ -10,7 +10,7 @@ from sinkscope.cli import options
 if TYPE_CHECKING:
     from sinkscope.analysis.comparison import Comparison
 
-__all__ = ["compare"]
+__all__ = ["compare", "show_comparison"]
 
 MODEL_HELP = "A checkpoint as in scan, or the folder of a finished scan."
 INPUTS_HELP = "Media files, a manifest, or a text in quotes; none where A and B are finished runs."
@@ -82,10 +82,10 @@ def compare(
         pair.before, pair.after, thresholds=pair.thresholds, wer=pair.wer, seed=seed
     )
     write_comparison(output, pair.before, pair.after, found, overwrite=overwrite)
-    _show(found, output)
+    show_comparison(found, output)
 
 
-def _show(found: "Comparison", folder: Path) -> None:
+def show_comparison(found: "Comparison", folder: Path) -> None:
     """The words, the numbers, and where the folder is."""
     from rich.console import Console
     from rich.table import Table

@@ -90,11 +90,20 @@ def drawing(
     ax: Axes | None, *, figsize: tuple[float | int, float | int], projection: str | None = None
 ) -> Iterator[Axes]:
     """The axes to draw on, in sinkscope's style: the given ones, or those of a new figure."""
-    with mpl.rc_context(STYLE):
+    with _styled():
         if ax is None:
             figure = plt.figure(figsize=figsize, layout="constrained")
             ax = figure.add_subplot(projection=projection)
         yield ax
+
+
+@contextmanager
+def _styled() -> Iterator[None]:
+    """The style, while open; but a notebook's backend, which may wake here, stays interactive."""
+    with mpl.rc_context(STYLE):
+        yield
+        interactive = mpl.is_interactive()
+    mpl.interactive(interactive)
 
 
 def plain(text: object, *, longest: int = LONGEST) -> str:
