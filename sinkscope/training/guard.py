@@ -43,7 +43,7 @@ def refuse_infinite(
     """
     if _finite(part.detach() for part in parts.values()):
         return
-    told = ", ".join(f"{name} {float(part):g}" for name, part in parts.items())
+    told = ", ".join(f"{name} {float(part.detach()):g}" for name, part in parts.items())
     raise NotFiniteError(
         f"The loss of step {step + 1} is not finite ({told}).{_batch(names)}{_next(folder)}"
     )

@@ -13,6 +13,7 @@ from transformers import Trainer, TrainingArguments
 
 from sinkscope.errors import InputError
 from sinkscope.layout import TokenLayout
+from sinkscope.training.callbacks import SinkCallback
 from sinkscope.training.compared import compared_tokens
 from sinkscope.training.decorrelation import decorrelation_loss
 from sinkscope.training.guard import StopAtNan, refuse_infinite
@@ -80,6 +81,9 @@ class SinkTrainer(Trainer):
         super().__init__(model, args, **trainer)
         _refuse(self.args)
         self.add_callback(StopAtNan(self))
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, SinkCallback):
+                callback.log = self.log
         self._meter = Meter()
         self._counts: Tensor | None = None
         self.names_of_step: list[str] = []
