@@ -47,7 +47,7 @@ def test_numbers_that_yaml_takes_for_text(tmp_path):
         ({"llm": "half"}, "llm is 'half'; give one of lora, full, frozen"),
         ({"modalities": ["smell"]}, "modalities is 'smell'"),
         ({"noise": {"snr": [5, 1]}}, "give the lowest and highest dB"),
-        ({"warmup": 5}, "warmup is 5; give a share"),
+        ({"warmup": 5}, "warmup is 5.0; give a share"),
         ({"learning_rate": float("nan")}, "learning_rate is nan"),
         ({"delimiters": True, "weight_decay": 0.1}, "leave weight_decay at 0"),
         ({"watch_every": 5}, "need the key dev"),

@@ -18,6 +18,7 @@ from sinkscope.cli.evaluate import evaluate
 from sinkscope.cli.heatmap import heatmap
 from sinkscope.cli.models import models
 from sinkscope.cli.scan import scan
+from sinkscope.cli.train import train
 from sinkscope.cli.transcribe import transcribe
 from sinkscope.errors import SinkscopeError
 
@@ -34,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, scan, heatmap, transcribe, evaluate, ablate, models, convert):
+for command in (demo, scan, heatmap, transcribe, evaluate, ablate, train, models, convert):
     app.command()(command)
 
 

@@ -106,7 +106,6 @@ class TrainConfig:
         watch_every: steps between two looks at the sinks of a few clips of dev; 0 never looks.
         evaluate_every: steps between two word error rates on dev; 0 is at the end only.
         cache: a folder for the features of clips without noise, where encoders are not trained.
-        workers: processes that read clips ahead.
     """
 
     model: str
@@ -138,7 +137,6 @@ class TrainConfig:
     watch_every: int = 0
     evaluate_every: int = 0
     cache: str | None = None
-    workers: int = 0
 
     def __post_init__(self) -> None:
         _one_of("llm", self.llm, ("lora", "full", "frozen"))
@@ -147,7 +145,7 @@ class TrainConfig:
             _one_of("modalities", name, MODALITIES)
         for name in ("steps", "batch_frames", "accumulation", "log_every", "save_every"):
             _at_least(name, getattr(self, name), 1)
-        for name in ("watch_every", "evaluate_every", "workers", "weight_decay", "clip_norm"):
+        for name in ("watch_every", "evaluate_every", "weight_decay", "clip_norm"):
             _at_least(name, getattr(self, name), 0)
         for rate in (*(self.audio_rates or ()), *(self.video_rates or ())):
             _at_least("a rate", rate, 1)

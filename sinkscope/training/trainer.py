@@ -116,7 +116,7 @@ class SinkTrainer(Trainer):
             loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **scaled)
             term = None
         else:
-            with hold_states(self.accelerator.unwrap_model(model)) as states:
+            with hold_states(self.decoder_of(self.accelerator.unwrap_model(model))) as states:
                 loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **scaled)
                 term = self._term(states, compared, weight, num_items_in_batch)
         if model.training:
@@ -127,6 +127,10 @@ class SinkTrainer(Trainer):
             self._meter.add(parts, batches=self._parts(), scaled=scaled_parts)
         loss = loss if term is None else loss + term.to(loss)
         return (loss, outputs) if return_outputs else loss
+
+    def decoder_of(self, model: nn.Module) -> nn.Module:
+        """The part of the model whose states are compared; override it where several could be."""
+        return model
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the parts of the loss to what the Trainer logs of a training step."""
