@@ -108,8 +108,8 @@ def train(config: TrainConfig, folder: str | Path, *, quiet: bool = False) -> di
 def _refuse_processes() -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError(
-            "train: it was started in several processes, and a run is one; start it plainly, or use "
-            "SinkTrainer in a script of your own."
+            "train: it was started in several processes, and a run is one; start it plainly, or "
+            "use SinkTrainer in a script of your own."
         )
 
 

@@ -6,7 +6,7 @@ Also says what of it is trained. Depends on torch and avsr.
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +14,20 @@ from torch import Tensor, nn
 from sinkscope.avsr.config import LoraSettings
 from sinkscope.avsr.lora import attach_lora
 from sinkscope.avsr.model import LlamaAvsr
-from sinkscope.errors import InputError
+from sinkscope.errors import CheckpointError, InputError
 from sinkscope.training.config import TrainConfig
 
 __all__ = ["SpokenModel", "prepare_for_training"]
 
 STREAMS = ("audio", "video", "audiovisual")
 DELIMITERS = ("audio_open", "audio_close", "video_open", "video_close")
+
+
+class _Loaded(NamedTuple):
+    """What torch says of a state that it read."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
 
 
 class SpokenModel(nn.Module):
@@ -81,6 +88,22 @@ class SpokenModel(nn.Module):
             if any(module is encoder for encoder in self._encoders()) and _is_trained(module):
                 kept |= {f"{name}.{buffer}" for buffer, _ in module.named_buffers()}
         return {name: value for name, value in state.items() if name in kept}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Reads what `state_dict` gave; the rest of the model stays as it is.
+
+        Raises:
+            CheckpointError: other weights are in it than those that are trained.
+        """
+        wanted = set(self.state_dict())
+        odd = sorted(wanted.symmetric_difference(state_dict))
+        if odd:
+            raise CheckpointError(
+                f"The checkpoint does not hold what this run trains: {len(odd)} weights differ, "
+                f"first {odd[0]}; use another folder."
+            )
+        super().load_state_dict(state_dict, strict=False)
+        return _Loaded([], [])
 
     def _frames(self, stream: str, given: Mapping[str, Any]) -> Tensor:
         if "frames" in given:
