@@ -1,5 +1,7 @@
 """A configuration that is wrong is refused in one sentence that says where and what to do."""
 
+from pathlib import Path
+
 import pytest
 
 from sinkscope.errors import InputError
@@ -18,6 +20,12 @@ def test_what_is_written_is_read_again(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(config.to_yaml())
     assert TrainConfig.read(path) == config
+
+
+def test_the_example_is_right():
+    config = TrainConfig.read(Path(__file__).parents[1] / "examples" / "train.yaml")
+    assert config.decorrelation.weight == 1
+    assert config.learning_rate == 0.001
 
 
 def test_numbers_that_yaml_takes_for_text(tmp_path):

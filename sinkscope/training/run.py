@@ -95,7 +95,7 @@ def train(config: TrainConfig, folder: str | Path, *, quiet: bool = False) -> di
     run.finish(
         {
             "steps": config.steps,
-            "seconds": round(time.monotonic() - start, 1),
+            "seconds_since_last_start": round(time.monotonic() - start, 1),
             "device": str(next(model.parameters()).device),
             "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
             "unreadable": [failure.reason for failure in corpus.failures],
