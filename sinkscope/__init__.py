@@ -81,6 +81,8 @@ _HOME = {
     "decorrelation_loss": "training.decorrelation",
     "hold_states": "training.states",
     "WeightSchedule": "training.schedule",
+    "SinkTrainer": "training.trainer",
+    "SinkCallback": "training.callbacks",
 }
 
 __all__ = ["__version__", "plots", *_HOME]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -148,7 +148,7 @@ def test_lengths_do_not_matter_and_one_is_the_most(scale, samples, tokens):
     assert float(ss.decorrelation_loss(twins, mask, weight=1)) == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize("power", [1, 2])
+@pytest.mark.parametrize("power", [1, 2, 3])
 @pytest.mark.parametrize("detach", [False, True])
 @pytest.mark.parametrize("direction", [False, True])
 def test_gradients_pass_gradcheck(power, detach, direction):
@@ -198,6 +198,30 @@ def test_half_precision_is_compared_in_float32():
     found.backward()
     assert half[1].grad is not None
     assert half[1].grad.dtype == torch.bfloat16
+
+
+def test_autocast_does_not_narrow_it():
+    torch.manual_seed(8)
+    states = [torch.randn(2, 9, 64, requires_grad=True) for _ in range(4)]
+    mask = torch.ones(2, 9, dtype=torch.bool)
+    mask[:, 0] = False
+    right = ss.decorrelation_loss(states, mask, weight=1)
+    wanted = torch.autograd.grad(right, states[1:-1])
+    with torch.autocast("cpu", torch.bfloat16):
+        found = ss.decorrelation_loss(states, mask, weight=1)
+        gradients = torch.autograd.grad(found, states[1:-1])
+    torch.testing.assert_close(found, right, rtol=0, atol=0)
+    torch.testing.assert_close(gradients, wanted, rtol=0, atol=0)
+
+
+def test_a_state_of_zeros_has_no_direction():
+    states = [torch.zeros(1, 3, 4, requires_grad=True) for _ in range(3)]
+    mask = torch.tensor([[False, True, True]])
+    for power in (1, 2):
+        loss = ss.decorrelation_loss(states, mask, weight=1, power=power)
+        assert float(loss.detach()) == 0
+        (gradient,) = torch.autograd.grad(loss, [states[1]])
+        assert bool((gradient == 0).all())
 
 
 def test_parts_of_a_batch_sum_to_the_whole():

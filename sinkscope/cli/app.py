@@ -19,6 +19,7 @@ from sinkscope.cli.evaluate import evaluate
 from sinkscope.cli.heatmap import heatmap
 from sinkscope.cli.models import models
 from sinkscope.cli.scan import scan
+from sinkscope.cli.train import train
 from sinkscope.cli.transcribe import transcribe
 from sinkscope.errors import SinkscopeError
 
@@ -35,7 +36,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, scan, heatmap, transcribe, evaluate, ablate, compare, models, convert):
+
+for command in (
+    *(demo, scan, heatmap, transcribe, evaluate),
+    *(ablate, train, compare, models, convert),
+):
     app.command()(command)
 
 

@@ -21,17 +21,14 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from sinkscope.errors import InputError
 from sinkscope.layout import TokenLayout
 from sinkscope.training.compared import Compared, compared_tokens
+from sinkscope.training.cosine_power import EPSILON, sum_of_powers
 from sinkscope.training.states import HeldStates
 
 __all__ = ["decorrelation_loss"]
-
-EPSILON = 1e-12
-"""The shortest length that a state is divided by, as in the authors' code."""
 
 Reference = str | Tensor
 """``"bos"``; or the reference's position in each sample; or a direction (feature)."""
@@ -91,7 +88,7 @@ def decorrelation_loss(
     target = _target_of(reference, tokens, chosen[0])
     if count is None:
         count = tokens.mask.sum()
-    sums = [_sum_of_powers(state, tokens, target, power, detach_bos) for state in chosen]
+    sums = [_sum_over(state, tokens, target, power, detach_bos) for state in chosen]
     total = torch.stack([one.to(sums[0].device) for one in sums]).mean()
     return weight * total / torch.as_tensor(count, device=total.device)
 
@@ -106,37 +103,27 @@ class _Target:
     def of(self, state: Float[Tensor, "sample token feature"]) -> Float[Tensor, "sample feature"]:
         """The target of each sample."""
         if self.direction is not None:
-            return self.direction.to(state).expand(len(state), -1)
+            direction = self.direction.to(state.device, _wide(state.dtype))
+            return direction.expand(len(state), -1)
         assert self.positions is not None
         rows = torch.arange(len(state), device=state.device)
         return state[rows, self.positions.to(state.device)]
 
 
-def _sum_of_powers(
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """In which dtype states are compared."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _sum_over(
     state: Tensor, tokens: Compared, target: _Target, power: float | int, detach: bool
 ) -> Float[Tensor, ""]:
-    """The sum over compared tokens; a copy in float32 is made anew for the backward pass."""
-    if state.dtype in (torch.float16, torch.bfloat16) and torch.is_grad_enabled():
-        return checkpoint(_summed, state, tokens, target, power, detach, use_reentrant=False)  # pyright: ignore[reportReturnType]
-    return _summed(state, tokens, target, power, detach)
-
-
-def _summed(
-    state: Float[Tensor, "sample token feature"],
-    tokens: Compared,
-    target: _Target,
-    power: float | int,
-    detach: bool,
-) -> Float[Tensor, ""]:
-    wide = state if state.dtype == torch.float64 else state.float()
-    towards = target.of(wide)
+    """The sum over a layer's compared tokens, in float32 or wider."""
+    towards = target.of(state).to(_wide(state.dtype))
     if detach:
         towards = towards.detach()
-    towards = torch.nn.functional.normalize(towards, dim=-1, eps=EPSILON)
-    along = torch.einsum("stf,sf->st", wide, towards)
-    cosine = along / torch.linalg.vector_norm(wide, dim=-1).clamp(min=EPSILON)
-    powers = cosine.square() if power == 2 else cosine.abs() ** power
-    return powers.masked_fill(~tokens.mask.to(powers.device), 0).sum()
+    unit = torch.nn.functional.normalize(towards, dim=-1, eps=EPSILON)
+    return sum_of_powers(state, unit, tokens.mask.to(state.device), power)
 
 
 def _chosen_states(

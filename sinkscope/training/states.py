@@ -1,13 +1,14 @@
 """Hidden states by hooks, for a loss on a model that does not return them. Depends on torch.
 
-The hooks read the outputs of the blocks, so they fire once also where the blocks are checkpointed,
-and what they hold carries gradients.
+The hooks read the outputs of the blocks while the decoder's own forward runs. Where blocks are
+checkpointed they run again in the backward pass, and what that gives is not held.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, overload
 
+import torch
 from torch import Tensor, nn
 
 from sinkscope.errors import InputError
@@ -16,7 +17,7 @@ from sinkscope.subjects.anatomy import Tap, anatomy_of
 __all__ = ["HeldStates", "hold_states"]
 
 
-class HeldStates(Sequence[Tensor]):
+class HeldStates(Sequence):
     """The residual stream of the last forward: before block 0, then after every block.
 
     The last entry is before the final norm, unlike the last of ``output.hidden_states``.
@@ -24,11 +25,32 @@ class HeldStates(Sequence[Tensor]):
 
     def __init__(self, blocks: int) -> None:
         self._states: list[Tensor | None] = [None] * (blocks + 1)
+        self._open = False
+        self._with_gradient = False
+
+    def begin(self) -> None:
+        """A forward of the decoder begins; the states of the one before are dropped."""
+        self.clear()
+        self._open, self._with_gradient = True, torch.is_grad_enabled()
+
+    def end(self) -> None:
+        """It has ended: what blocks compute from now on is a repetition for the backward pass."""
+        self._open = False
 
     def hold(self, place: int, state: Tensor) -> None:
-        """Take a state; the first one of a forward drops those of the forward before."""
-        if place == 0:
-            self.clear()
+        """Take a state of the forward that runs.
+
+        Raises:
+            InputError: the block runs without gradient inside a forward that has one.
+        """
+        if not self._open:
+            return
+        if self._with_gradient and not torch.is_grad_enabled():
+            raise InputError(
+                f"hold_states: block {max(place - 1, 0)} runs without gradient (reentrant "
+                "checkpointing), so a loss on its states would train nothing; checkpoint with "
+                "use_reentrant=False."
+            )
         self._states[place] = state
 
     def clear(self) -> None:
@@ -62,7 +84,8 @@ def hold_states(model: nn.Module) -> Iterator[HeldStates]:
         model: of a family that sinkscope knows; wrapped or part of a larger one as may be.
 
     Raises:
-        UnknownFamilyError: the family is not known.
+        UnknownFamilyError: the family is not known, or the model is compiled.
+        InputError: in a forward whose blocks are checkpointed in a way that takes their gradients.
 
     Example:
         >>> with hold_states(model) as states:                            # doctest: +SKIP
@@ -74,6 +97,9 @@ def hold_states(model: nn.Module) -> Iterator[HeldStates]:
     taps = [anatomy.tap("resid_pre", 0)]
     taps += [anatomy.tap("resid_post", layer) for layer in range(anatomy.n_layers)]
     handles = [_attach(tap, place, held) for place, tap in enumerate(taps)]
+    decoder = anatomy.decoder
+    handles.append(decoder.register_forward_pre_hook(lambda *_: held.begin(), prepend=True))
+    handles.append(decoder.register_forward_hook(lambda *_: held.end(), always_call=True))
     try:
         yield held
     finally:

@@ -1,0 +1,220 @@
+"""The settings of ``sinkscope train``: frozen, checked, read from YAML. Loads no torch.
+
+Example:
+    >>> TrainConfig.from_dict({"model": "tiny-avsr", "train": "clips", "step": 10})
+    Traceback (most recent call last):
+    ...
+    sinkscope.errors.InputError: config: there is no key 'step'; did you mean 'steps'?
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sinkscope.errors import InputError
+from sinkscope.training.reading import from_mapping, read_yaml
+
+__all__ = ["DecorrelationConfig", "LoraConfig", "NoiseConfig", "TrainConfig"]
+
+MODALITIES = ("audio", "video", "audiovisual")
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Fresh LoRA branches, in the reduction-factor convention of Llama-AVSR (arXiv 2409.12319).
+
+    Attributes:
+        reduction: the rank is ``round(hidden_size / reduction)``.
+        alpha: the update is scaled by ``alpha / reduction``.
+    """
+
+    reduction: float | int
+    alpha: float | int
+
+
+@dataclass(frozen=True)
+class DecorrelationConfig:
+    """The decorrelation loss; see `decorrelation_loss` and `WeightSchedule`.
+
+    Attributes:
+        weight: 0 leaves the loss out.
+        warmup: share of the steps over which the weight rises.
+        decay: share of the steps over which it falls at the end.
+        power: of the cosine.
+        layers: 0-based blocks; null is all but the last.
+        detach_bos: whether no gradient flows through BOS.
+    """
+
+    weight: float | int = 0.0
+    warmup: float | int = 0.0
+    decay: float | int = 0.0
+    power: float | int = 2.0
+    layers: tuple[int, ...] | None = None
+    detach_bos: bool = False
+
+
+@dataclass(frozen=True)
+class NoiseConfig:
+    """Noise on the sound of some clips.
+
+    Attributes:
+        kind: ``"babble"`` of the corpus's own voices, or a media file.
+        share: of the clips, 0 to 1.
+        snr: the lowest and the highest signal-to-noise ratio, dB; each clip's is drawn between.
+    """
+
+    kind: str = "babble"
+    share: float | int = 0.5
+    snr: tuple[float | int, ...] = (0.0, 10.0)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What is trained, on what, and how.
+
+    Attributes:
+        model: a bundled audio-visual LLM's name, or a folder.
+        train: the corpus: a folder, a manifest or a file, whose clips have texts.
+        dev: another one, for word errors; null for none.
+        root: where a manifest's relative paths start.
+        landmarks: a folder with a file of face landmarks for each clip.
+        llm: ``"lora"`` (the branches only), ``"full"`` or ``"frozen"``.
+        lora: fresh branches; null keeps those that the model has.
+        encoders: whether the encoders are trained, too.
+        delimiters: whether the embeddings of the delimiters are.
+        dropout: on the LLM's attention.
+        audio_rates: feature frames a token, drawn for each batch; null is the model's own.
+        video_rates: the same for video.
+        modalities: drawn for each batch; null is what all clips have and the model takes.
+        decorrelation: the loss against BOS.
+        noise: null for none.
+        steps: of the optimiser.
+        batch_frames: picture frames (1/25 s) of a batch, padding counted.
+        accumulation: batches a step.
+        learning_rate: its highest value; it rises over the warm-up and falls as a cosine.
+        warmup: share of the steps.
+        weight_decay: of AdamW.
+        clip_norm: the gradient's norm is clipped to this; 0 leaves it.
+        precision: ``"float32"`` or ``"bfloat16"`` (autocast).
+        seed: of every draw.
+        log_every: steps between two lines of the log.
+        save_every: steps between two checkpoints.
+        watch_every: steps between two looks at the sinks of a few clips of dev; 0 never looks.
+        evaluate_every: steps between two word error rates on dev; 0 is at the end only.
+        cache: a folder for the features of clips without noise, where encoders are not trained.
+    """
+
+    model: str
+    train: str
+    dev: str | None = None
+    root: str | None = None
+    landmarks: str | None = None
+    llm: str = "lora"
+    lora: LoraConfig | None = None
+    encoders: bool = False
+    delimiters: bool = False
+    dropout: float | int = 0.0
+    audio_rates: tuple[int, ...] | None = None
+    video_rates: tuple[int, ...] | None = None
+    modalities: tuple[str, ...] | None = None
+    decorrelation: DecorrelationConfig = field(default_factory=DecorrelationConfig)
+    noise: NoiseConfig | None = None
+    steps: int = 1000
+    batch_frames: int = 1500
+    accumulation: int = 1
+    learning_rate: float | int = 1e-3
+    warmup: float | int = 0.05
+    weight_decay: float | int = 0.0
+    clip_norm: float | int = 1.0
+    precision: str = "float32"
+    seed: int = 0
+    log_every: int = 10
+    save_every: int = 100
+    watch_every: int = 0
+    evaluate_every: int = 0
+    cache: str | None = None
+
+    def __post_init__(self) -> None:
+        _one_of("llm", self.llm, ("lora", "full", "frozen"))
+        _one_of("precision", self.precision, ("float32", "bfloat16"))
+        for name in self.modalities or ():
+            _one_of("modalities", name, MODALITIES)
+        for name in ("steps", "batch_frames", "accumulation", "log_every", "save_every"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("watch_every", "evaluate_every", "weight_decay", "clip_norm"):
+            _at_least(name, getattr(self, name), 0)
+        for rate in (*(self.audio_rates or ()), *(self.video_rates or ())):
+            _at_least("a rate", rate, 1)
+        _at_least("seed", self.seed, 0)
+        _share("warmup", self.warmup)
+        _share("dropout", self.dropout)
+        _check_numbers(self)
+        if self.lora is not None and self.llm != "lora":
+            raise InputError(f"config: lora is given, but llm is {self.llm!r}; use llm: lora.")
+        if self.delimiters and self.weight_decay:
+            raise InputError(
+                "config: weight_decay would also shrink the embeddings that are not trained; with "
+                "delimiters: true leave weight_decay at 0."
+            )
+        if self.dev is None and (self.watch_every or self.evaluate_every):
+            raise InputError("config: watch_every and evaluate_every need the key dev; give it.")
+
+    def to_yaml(self) -> str:
+        """The settings as YAML, every key, as `read` reads them."""
+        return yaml.safe_dump(_plain(asdict(self)), sort_keys=False)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], *, where: str = "config") -> "TrainConfig":
+        """Settings from a mapping.
+
+        Raises:
+            InputError: in one sentence, naming the key; an unknown one with the nearest known.
+        """
+        return from_mapping(cls, values, where=where)
+
+    @classmethod
+    def read(cls, path: str | Path) -> "TrainConfig":
+        """Settings from a YAML file.
+
+        Raises:
+            InputError: no such file, not YAML, or see `from_dict`.
+        """
+        return cls.from_dict(read_yaml(Path(path)), where=str(path))
+
+
+def _check_numbers(config: TrainConfig) -> None:
+    if not (config.learning_rate > 0 and math.isfinite(config.learning_rate)):
+        raise InputError(f"config: learning_rate is {config.learning_rate}; give one above 0.")
+    noise = config.noise
+    if noise is None:
+        return
+    _share("noise, share", noise.share)
+    if len(noise.snr) != 2 or not noise.snr[0] <= noise.snr[1]:
+        raise InputError(
+            f"config: noise, snr is {list(noise.snr)}; give the lowest and highest dB."
+        )
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise InputError(f"config: {name} is {value!r}; give one of {', '.join(known)}.")
+
+
+def _at_least(name: str, value: float | int, least: int) -> None:
+    if not (value >= least and math.isfinite(value)):
+        raise InputError(f"config: {name} is {value}; give {least} or more.")
+
+
+def _share(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise InputError(f"config: {name} is {value}; give a share from 0 to 1.")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value

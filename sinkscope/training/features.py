@@ -1,0 +1,99 @@
+"""What enters an encoder, what leaves it, and a folder that keeps the latter. Depends on torch.
+
+A kept file is named by the media file's content, the encoder's weights and the stream, so that
+nothing stale is ever read.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sinkscope.avsr.clip import Clip
+from sinkscope.avsr.manifest import Entry
+from sinkscope.avsr.model import LlamaAvsr
+from sinkscope.subjects.anatomy import anatomy_of
+from sinkscope.subjects.running import model_hash
+
+__all__ = ["FeatureCache", "encode_alone", "encoder_inputs"]
+
+VERSION = 1
+
+
+def encoder_inputs(model: LlamaAvsr, stream: str, clips: Sequence[Clip]) -> dict[str, Any]:
+    """What enters a stream's encoder, and each clip's feature frames."""
+    config = model.config
+    one_of_two = config.audiovisual_encoder is not None and stream != "audiovisual"
+    alone: dict[str, Any] = {"streams": (stream,)} if one_of_two else {}
+    batch, lengths = model.encoder(stream).prepare(clips, **alone)
+    return {"batch": batch, "lengths": lengths}
+
+
+@torch.no_grad()
+def encode_alone(model: LlamaAvsr, stream: str, clip: Clip) -> Tensor:
+    """A clip's features ``(frame, width)``, in float32 on the CPU, in a batch of its own."""
+    encoder = model.encoder(stream)
+    training = encoder.training
+    encoder.eval()
+    try:
+        given = encoder_inputs(model, stream, [clip])
+        frames = model.encode(stream, given["batch"], given["lengths"])
+    finally:
+        encoder.train(training)
+    return frames[0, : int(given["lengths"][0])].float().cpu().contiguous()
+
+
+class FeatureCache:
+    """Features on disk.
+
+    Args:
+        folder: where; it is made.
+        model: whose encoders made them.
+    """
+
+    def __init__(self, folder: str | Path, model: LlamaAvsr) -> None:
+        self._folder = Path(folder)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        anatomy = anatomy_of(model.llm)
+        self._encoders = {
+            stream: model_hash(model.encoder(stream), anatomy) for stream in model.config.streams
+        }
+
+    def read(self, entry: Entry, streams: Sequence[str]) -> dict[str, Tensor] | None:
+        """A clip's features; None where a stream's are not there, or damaged."""
+        found: dict[str, Tensor] = {}
+        for stream in streams:
+            try:
+                found[stream] = load_file(self._path(entry, stream))["frames"]
+            except (SafetensorError, OSError, KeyError):
+                return None
+        return found
+
+    def write(self, entry: Entry, features: Mapping[str, Tensor]) -> None:
+        """Keep a clip's features; a file is whole or not there."""
+        for stream, frames in features.items():
+            path = self._path(entry, stream)
+            part = path.with_suffix(".part")
+            save_file({"frames": frames}, part)
+            part.replace(path)
+
+    def _path(self, entry: Entry, stream: str) -> Path:
+        paths = entry.source if isinstance(entry.source, tuple) else (entry.source,)
+        parts = [_content(path) for path in paths]
+        parts += [_content(entry.landmarks)] if entry.landmarks is not None else []
+        name = "-".join([str(VERSION), stream, self._encoders[stream], *parts])
+        digest = hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
+        return self._folder / f"{digest}.safetensors"
+
+
+@cache
+def _content(path: Path) -> str:
+    """A hash of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()

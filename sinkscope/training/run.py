@@ -1,0 +1,244 @@
+"""A whole training run from its settings: ``train(config, folder)``. Depends on torch and avsr.
+
+Called again after it was stopped, at whatever moment, it goes on from its last whole checkpoint and
+ends with the parameters of an unbroken run (to the bit on a CPU).
+"""
+
+import math
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.utils.data import SequentialSampler
+from transformers import TrainerCallback, TrainingArguments, set_seed
+from transformers.integrations.integration_utils import TensorBoardCallback
+
+from sinkscope.avsr.corpora import read_corpus
+from sinkscope.avsr.decoding import Decoding
+from sinkscope.avsr.evaluation import Running, Settings, evaluate
+from sinkscope.avsr.loading import load_clip
+from sinkscope.avsr.manifest import Corpus, Entry
+from sinkscope.errors import InputError
+from sinkscope.subjects.avsr import AvsrSubject, avsr_subject
+from sinkscope.subjects.running import evaluating
+from sinkscope.subjects.subject import load
+from sinkscope.training.batches import TARGETS, ClipBatches
+from sinkscope.training.callbacks import SinkCallback, undisturbed
+from sinkscope.training.config import TrainConfig
+from sinkscope.training.run_folder import RunFolder
+from sinkscope.training.schedule import WeightSchedule
+from sinkscope.training.spoken import SpokenModel, prepare_for_training
+from sinkscope.training.trainer import SinkTrainer
+
+__all__ = ["ClipTrainer", "train"]
+
+WATCHED = 4
+"""Clips of dev whose sinks are watched."""
+
+
+class ClipTrainer(SinkTrainer):
+    """A SinkTrainer whose data set gives whole batches, in their order."""
+
+    def decoder_of(self, model: nn.Module) -> nn.Module:
+        """The LLM: encoders may be decoders' kin."""
+        return model.model.llm  # pyright: ignore[reportReturnType, reportAttributeAccessIssue]
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+        """As in `SinkTrainer`, with the tokens to predict counted by the data set."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        return batches, self._total([batch.pop(TARGETS) for batch in batches], device)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return SequentialSampler(self.train_dataset)  # pyright: ignore[reportArgumentType]
+
+
+def train(config: TrainConfig, folder: str | Path, *, quiet: bool = False) -> dict[str, Any]:
+    """Train an audio-visual LLM, or go on with a run that was stopped.
+
+    Args:
+        config: of the run.
+        folder: where everything goes; see `RunFolder`. ``model`` in it is what `ss.load` takes.
+        quiet: whether to draw no bar.
+
+    Returns:
+        What ``run.json`` says: the word errors on dev among it.
+
+    Raises:
+        InputError: the folder, the corpus or a setting cannot be used.
+        NotFiniteError: the loss or the gradient became NaN or infinite.
+    """
+    _refuse_processes()
+    run = RunFolder(folder, config)
+    if run.finished:
+        return run.told or {}
+    set_seed(config.seed)
+    subject = load(config.model, dtype="float32")
+    if not isinstance(subject, AvsrSubject):
+        raise InputError(f"train: {subject.name} takes no clips; give an audio-visual LLM.")
+    corpus, dev = _corpus(config, config.train), _corpus(config, config.dev)
+    model = subject.model
+    wrapped = prepare_for_training(model, config)
+    checkpoint = run.last_checkpoint()
+    start = time.monotonic()
+    if checkpoint is not None and checkpoint.name == f"checkpoint-{config.steps}":
+        wrapped.load_state_dict(load_file(checkpoint / "model.safetensors"), strict=False)
+    else:
+        trainer = _trainer(wrapped, corpus, dev, config=config, run=run, quiet=quiet)
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    model.eval()
+    _save(wrapped, run)
+    run.finish(
+        {
+            "steps": config.steps,
+            "seconds_since_last_start": round(time.monotonic() - start, 1),
+            "device": str(next(model.parameters()).device),
+            "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+            "unreadable": [failure.reason for failure in corpus.failures],
+            "dev": _word_errors(wrapped, dev.entries, config) if dev.entries else None,
+        }
+    )
+    return run.told or {}
+
+
+def _refuse_processes() -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            "train: it was started in several processes, and a run is one; start it plainly, or "
+            "use SinkTrainer in a script of your own."
+        )
+
+
+def _corpus(config: TrainConfig, source: str | None) -> Corpus:
+    if source is None:
+        return Corpus([], [])
+    return read_corpus(source, root=config.root, landmarks=config.landmarks)
+
+
+def _trainer(
+    model: SpokenModel,
+    corpus: Corpus,
+    dev: Corpus,
+    *,
+    config: TrainConfig,
+    run: RunFolder,
+    quiet: bool,
+) -> ClipTrainer:
+    arguments = _arguments(config, run, quiet)
+    count = config.steps * config.accumulation * max(1, arguments.world_size)
+    own = config.decorrelation
+    callbacks = [_Files(run), TensorBoardCallback(_writer(run))]
+    if config.watch_every:
+        clips = [load_clip(entry) for entry in dev.entries[:WATCHED]]
+        watched = avsr_subject(model.model)
+        callbacks.append(SinkCallback(clips, every=config.watch_every, subject=watched))
+    trainer = ClipTrainer(
+        model,
+        arguments,
+        weight=WeightSchedule(own.weight, warmup=own.warmup, decay=own.decay),
+        loss={"power": own.power, "layers": own.layers, "detach_bos": own.detach_bos},
+        train_dataset=ClipBatches(model.model, corpus.entries, config=config, count=count),
+        data_collator=_only,
+        callbacks=callbacks,
+    )
+    if config.evaluate_every:
+        trainer.add_callback(_Errors(trainer, dev.entries, config))
+    return trainer
+
+
+def _arguments(config: TrainConfig, run: RunFolder, quiet: bool) -> TrainingArguments:
+    return TrainingArguments(
+        str(run.checkpoints),
+        max_steps=config.steps,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=config.accumulation,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=math.ceil(config.warmup * config.steps),
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.clip_norm,
+        bf16=config.precision == "bfloat16",
+        seed=config.seed,
+        logging_steps=config.log_every,
+        save_steps=config.save_every,
+        save_total_limit=2,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        report_to=[],
+        disable_tqdm=quiet,
+    )
+
+
+def _only(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The one batch that the data set gave."""
+    return rows[0]
+
+
+def _writer(run: RunFolder) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    last = run.last_checkpoint()
+    purge = None if last is None else int(last.name.rpartition("-")[2]) + 1
+    return SummaryWriter(str(run.path / "tensorboard"), purge_step=purge)
+
+
+class _Files(TrainerCallback):
+    """Writes the log, and marks checkpoints that are whole."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self._run = run
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            self._run.write_log([row for row in state.log_history if "train_runtime" not in row])
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            self._run.mark_complete(state.global_step)
+
+
+class _Errors(TrainerCallback):
+    """Logs the word error rate on dev."""
+
+    def __init__(self, trainer: SinkTrainer, entries: list[Entry], config: TrainConfig) -> None:
+        self._trainer, self._entries, self._config = trainer, entries, config
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        every = self._config.evaluate_every
+        if state.global_step % every or not state.is_world_process_zero:
+            return
+        with undisturbed():
+            rates = _word_errors(self._trainer.model, self._entries, self._config)
+        should_log = control.should_log
+        self._trainer.log({f"dev_wer_{name}": one["wer"] for name, one in rates.items()})
+        control.should_log = should_log
+
+
+def _word_errors(model: Any, entries: list[Entry], config: TrainConfig) -> dict[str, Any]:
+    """Word errors by modality, at the first rate of each stream."""
+    audio, video = (
+        rates[0] if rates else None for rates in (config.audio_rates, config.video_rates)
+    )
+    settings = Settings(config.modalities, decoding=Decoding(audio_rate=audio, video_rate=video))
+    with evaluating(model):
+        found = evaluate(
+            model.model,
+            entries,
+            settings=settings,
+            running=Running(batch_frames=config.batch_frames),
+        )
+    return {cell.modality: cell.to_dict() for cell in found.table}
+
+
+def _save(model: SpokenModel, run: RunFolder) -> None:
+    """Write the model's folder, whole or not at all."""
+    part, folder = run.path / "model.part", run.path / "model"
+    for path in (part, folder):
+        shutil.rmtree(path, ignore_errors=True)
+    with torch.no_grad():
+        model.model.save_pretrained(part)
+    part.rename(folder)

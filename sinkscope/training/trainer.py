@@ -1,0 +1,214 @@
+"""SinkTrainer: the Trainer of transformers with the decorrelation loss. Depends on transformers.
+
+It steps, saves, resumes and runs on many devices as the Trainer does; a term is added to the loss,
+scaled so that accumulated batches and processes give the gradient of one undivided batch.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer, TrainingArguments
+
+from sinkscope.errors import InputError
+from sinkscope.layout import TokenLayout
+from sinkscope.training.callbacks import SinkCallback
+from sinkscope.training.compared import compared_tokens
+from sinkscope.training.decorrelation import decorrelation_loss
+from sinkscope.training.guard import StopAtNan, refuse_infinite
+from sinkscope.training.meter import Meter
+from sinkscope.training.schedule import WeightSchedule
+from sinkscope.training.states import HeldStates, hold_states
+
+__all__ = ["COMPARED", "NAMES", "SinkTrainer"]
+
+COMPARED = "compared"
+"""The entry of a batch that says which tokens are compared with BOS."""
+
+NAMES = "names"
+"""The entry of a batch that names its samples, for messages."""
+
+ComparedTokens = Tensor | TokenLayout | Sequence[TokenLayout]
+
+
+class SinkTrainer(Trainer):
+    """A Trainer whose loss has the decorrelation term beside the model's own.
+
+    Which tokens are compared with BOS comes with every batch, as its entry ``"compared"`` (a mask
+    ``(sample, token)`` of True and False, or the layouts), or from the callable. An entry
+    ``"names"`` tells the samples' names, for messages. The model sees neither. The logs have
+    ``cross_entropy`` and ``decorrelation`` (as it is added, so times its weight) apart. In
+    evaluation the loss is the model's own.
+
+    A loss or a gradient that is not finite ends the run before the optimiser steps, so that the
+    last checkpoint is a good one.
+
+    Args:
+        model: of a family that sinkscope knows, plain, with PEFT, or inside a larger module.
+        args: as the Trainer takes them; without ``torch_compile``.
+        weight: of the term; a schedule changes it with the share of the steps. At 0 nothing is
+            computed, and the run is the Trainer's own to the bit.
+        compared: from a batch to its compared tokens; None where batches carry them.
+        loss: other arguments of `decorrelation_loss`: ``power``, ``layers``, ``mask_padding``,
+            ``detach_bos``, ``reference``.
+        trainer: whatever else the Trainer takes (``train_dataset``, ``callbacks``, ...).
+
+    Raises:
+        InputError: a compiled model, or several devices in one process (DataParallel).
+
+    Example:
+        >>> trainer = SinkTrainer(                                        # doctest: +SKIP
+        ...     model, arguments, train_dataset=data, weight=10.0,
+        ...     compared=lambda batch: (batch["labels"] == -100) & batch["not_bos"],
+        ... )
+        >>> trainer.train()                                               # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: TrainingArguments | None = None,
+        *,
+        weight: float | int | WeightSchedule,
+        compared: Callable[[Mapping[str, Any]], ComparedTokens] | None = None,
+        loss: Mapping[str, Any] | None = None,
+        **trainer: Any,
+    ) -> None:
+        self.weight = weight if isinstance(weight, WeightSchedule) else WeightSchedule(weight)
+        self.compared = compared
+        self.decorrelation = dict(loss or {})
+        super().__init__(model, args, **trainer)
+        _refuse(self.args)
+        self.add_callback(StopAtNan(self))
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, SinkCallback):
+                callback.log = self.log
+        self._meter = Meter()
+        self._counts: Tensor | None = None
+        self.names_of_step: list[str] = []
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+        """The batches of a step; also counts their compared tokens, in all processes."""
+        found = super().get_batch_samples(epoch_iterator, num_batches, device)
+        batches = found[0]
+        self._counts = None
+        if self._weight() > 0 and batches:
+            self._counts = self._total([self._count(batch) for batch in batches], device)
+        self.names_of_step = [name for batch in batches for name in batch.get(NAMES, ())]
+        return found
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The model's loss, and the term while it trains; see `Trainer.compute_loss`."""
+        inputs = dict(inputs)
+        compared = self._compared_of(inputs)
+        names = inputs.pop(NAMES, None)
+        inputs.pop(COMPARED, None)
+        weight = self._weight() if model.training else 0.0
+        scaled = {"num_items_in_batch": num_items_in_batch}
+        if weight == 0:
+            loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **scaled)
+            term = None
+        else:
+            with hold_states(self.decoder_of(self.accelerator.unwrap_model(model))) as states:
+                loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **scaled)
+                term = self._term(states, compared, weight, num_items_in_batch)
+        if model.training:
+            parts = {"cross_entropy": loss, **({} if term is None else {"decorrelation": term})}
+            step, folder = self.state.global_step, self.args.output_dir
+            refuse_infinite(parts, step=step, names=names, folder=folder)
+            scaled_parts = self._is_scaled(num_items_in_batch)
+            self._meter.add(parts, batches=self._parts(), scaled=scaled_parts)
+        loss = loss if term is None else loss + term.to(loss)
+        return (loss, outputs) if return_outputs else loss
+
+    def decoder_of(self, model: nn.Module) -> nn.Module:
+        """The part of the model whose states are compared; override it where several could be."""
+        return model
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the parts of the loss to what the Trainer logs of a training step."""
+        if "loss" in logs:
+            for name, value in self._meter.read().items():
+                mean = self.accelerator.reduce(value.to(self.args.device), "mean")
+                logs[name] = float(mean)  # pyright: ignore[reportArgumentType]
+        super().log(logs, start_time)
+
+    def _weight(self) -> float:
+        steps = max(1, self.state.max_steps)
+        return self.weight.at(min(self.state.global_step, steps), steps=steps)
+
+    def _compared_of(self, inputs: Mapping[str, Any]) -> Any:
+        return self.compared(inputs) if self.compared is not None else inputs.get(COMPARED)
+
+    def _count(self, inputs: Mapping[str, Any]) -> int:
+        """How many tokens of a batch are compared."""
+        compared = self._compared_of(inputs)
+        if compared is None:
+            raise InputError(
+                f"SinkTrainer: the batch has no entry {COMPARED!r} (it has "
+                f"{', '.join(map(str, inputs))}); let the data set or collator give a mask of the "
+                "tokens that are compared with BOS, or give compared= a function of the batch."
+            )
+        padding = self.decorrelation.get("mask_padding", True)
+        return count_compared(compared, mask_padding=padding)
+
+    def _total(self, counts: Sequence[int], device: Any) -> Tensor:
+        """The sum over batches and processes."""
+        own = torch.tensor(float(sum(counts)), device=device)
+        return self.accelerator.reduce(own, "sum")  # pyright: ignore[reportReturnType]
+
+    def _term(self, states: HeldStates, compared: Any, weight: float, items: Any) -> Tensor:
+        """The term, scaled so that what the Trainer does next makes it the whole step's mean."""
+        count = None if self._counts is None else self._counts.clamp(min=1)
+        term = decorrelation_loss(
+            states, compared, weight=weight, count=count, **self.decorrelation
+        )
+        if count is None:
+            return term
+        term = term * self.accelerator.num_processes  # gradients are averaged over processes
+        return term if self._is_scaled(items) else term * self._parts()
+
+    def _is_scaled(self, items: Any) -> bool:
+        """Whether the Trainer takes the loss as it is; else it divides by the number of batches."""
+        told = self.loss_is_scaled_for_ga
+        if told is not None:
+            return bool(told)
+        own = self.model_accepts_loss_kwargs and items is not None
+        return own or self.compute_loss_func is not None
+
+    def _parts(self) -> int:
+        return int(self.current_gradient_accumulation_steps)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        columns = self._signature_columns or []
+        self._signature_columns = list(dict.fromkeys([*columns, COMPARED, NAMES]))
+
+
+def count_compared(compared: ComparedTokens, *, mask_padding: bool = True) -> int:
+    """How many tokens of a batch are compared with BOS."""
+    if isinstance(compared, Tensor):
+        return int(compared.sum())
+    layouts = [compared] if isinstance(compared, TokenLayout) else list(compared)
+    blank = torch.empty(len(layouts), len(layouts[0]) if layouts else 0, 0)
+    return int(compared_tokens(layouts, blank, mask_padding=mask_padding).mask.sum())
+
+
+def _refuse(args: TrainingArguments) -> None:
+    if args.torch_compile:
+        raise InputError(
+            "SinkTrainer: torch_compile is on, and hooks in a compiled model are skipped; leave it "
+            "out."
+        )
+    if args.n_gpu > 1:
+        raise InputError(
+            f"SinkTrainer: one process holds {args.n_gpu} devices (DataParallel); start one "
+            "process a device with torchrun or accelerate launch."
+        )
