@@ -84,7 +84,7 @@ def test_the_numbers_are_those_of_the_record(tmp_path):
     mask = torch.ones_like(IDS, dtype=torch.bool)
     mask[:, 0] = False
     right = ss.decorrelation_loss(states, mask, weight=1)
-    assert numbers["bos_cosine_squared"] == pytest.approx(float(right), rel=1e-4)
+    assert numbers["mean_cos2"] == pytest.approx(float(right), rel=1e-4)
     assert list(callback.frame()["step"]) == [0, 3]
 
 

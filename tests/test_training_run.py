@@ -54,7 +54,7 @@ def test_it_learns(corpus, tmp_path, weight):
     log = log_of(tmp_path / "out")
     loss = log["cross_entropy"].dropna()
     assert loss.iloc[-5:].mean() < 0.6 * loss.iloc[:5].mean()
-    cosine = log["bos_cosine_squared"].dropna()
+    cosine = log["mean_cos2"].dropna()
     assert len(cosine) == 3
     if weight:
         term = log["decorrelation"].dropna()

@@ -14,9 +14,8 @@ import pandas as pd
 import torch
 from transformers import TrainerCallback
 
-from sinkscope.analysis.criteria import bos_cosine, ratio_to_median
-from sinkscope.analysis.similarity import twins
-from sinkscope.analysis.sinks import sink_summary
+from sinkscope.analysis.clip_numbers import clip_numbers
+from sinkscope.analysis.massive import find_massive_activations
 from sinkscope.analysis.thresholds import Thresholds
 from sinkscope.analysis.verdict import sink_attention
 from sinkscope.errors import InputError
@@ -36,33 +35,33 @@ WATCHED = (
 """What a sample is recorded with."""
 
 
+LOGGED = (
+    *("bos_sink_rate", "other_sink_rate", "intermediate_sinks"),
+    *("twins", "largest_ratio", "mean_cos2"),
+)
+"""The metrics of ``compare`` that a line of a log has."""
+
+
 def sink_numbers(record: Record, *, thresholds: Thresholds | None = None) -> dict[str, float]:
-    """A few numbers of a record, for a line of a log.
+    """A few numbers of a record, for a line of a log: those that ``compare`` compares.
 
     Args:
         record: one or several samples.
         thresholds: what is a sink and a twin; None for the usual ones.
 
     Returns:
-        ``bos_sink_rate``: share of heads that rest on BOS (or the reference token), in the layer
-        where it is largest; ``other_sink_rate``: the largest of any other token; both mean over
-        samples. ``largest_ratio``: of |x| to its layer's median. ``bos_cosine_squared``: mean over
-        layers but the last and over the tokens that the decorrelation loss compares.
-        ``intermediate_sinks`` and ``twins``: tokens a sample that are one in some layer.
+        The metrics of `LOGGED`, each a mean over samples; those of BOS are left out where there is
+        none. See `sinkscope.analysis.clip_numbers.METRICS`.
     """
     chosen = thresholds or Thresholds()
-    sinks = sink_summary(record, **chosen.of_sinks)
-    others = sinks[sinks["token"].to_numpy() != _references(record)[sinks["sample"].to_numpy()]]
-    twin = twins(record, **chosen.of_twins).drop_duplicates(["sample", "token"])
-    bos, other = _sink_rates(record, chosen)
-    return {
-        "bos_sink_rate": bos,
-        "other_sink_rate": other,
-        "largest_ratio": float(np.nanmax(ratio_to_median(record).values)),
-        "bos_cosine_squared": _cosine_squared(record),
-        "intermediate_sinks": len(others) / len(record),
-        "twins": len(twin) / len(record),
-    }
+    how = {name: value for name, value in chosen.of_sinks.items() if name in _OF_ATTENTION}
+    massive = find_massive_activations(record, ratio=chosen.ratio)
+    table = clip_numbers(record, sink_attention(record, **how), massive, cosine=chosen.cosine)
+    means = table[list(LOGGED)].mean()
+    return {str(name): float(value) for name, value in means.items() if np.isfinite(value)}
+
+
+_OF_ATTENTION = ("threshold", "min_heads", "min_queries")
 
 
 class SinkCallback(TrainerCallback):
@@ -172,30 +171,3 @@ def _subject(what: Any, tokenizer: Any) -> Any:
     ):
         return load(what, tokenizer=tokenizer)
     return load(what)
-
-
-def _references(record: Record) -> np.ndarray:
-    return np.array([layout.reference for layout in record.layouts], np.int64)
-
-
-def _sink_rates(record: Record, chosen: Thresholds) -> tuple[float, float]:
-    """The largest sink rate over layers, of the reference and of any other token that is judged."""
-    how = {name: value for name, value in chosen.of_sinks.items() if name in _OF_ATTENTION}
-    found = sink_attention(record, **how)
-    rate = np.where(found.judged.values, found.rate.values, 0.0)
-    bos = np.arange(rate.shape[-1]) == _references(record)[:, None, None]
-    return tuple(float(np.where(which, rate, 0.0).max(axis=(1, 2)).mean()) for which in (bos, ~bos))  # pyright: ignore[reportReturnType]
-
-
-_OF_ATTENTION = ("threshold", "min_heads", "min_queries")
-
-
-def _cosine_squared(record: Record) -> float:
-    """Mean squared cosine to the reference, over all layers but the last."""
-    cosine = bos_cosine(record).values[:, : max(1, record["bos_cosine"].sizes["layer"] - 1)]
-    compared = np.zeros((len(record), cosine.shape[-1]), bool)
-    for row, layout in zip(compared, record.layouts, strict=True):
-        row[: len(layout)] = ~layout.mask("response", "padding")
-        row[layout.reference] = False
-    chosen = np.where(compared[:, None], np.square(cosine, dtype=np.float64), np.nan)
-    return float(np.nanmean(chosen)) if compared.any() else 0.0

@@ -57,10 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run_cells(given.out, full, sizes, workers=workers)
     lora = [replace(arm, scheme="lora") for arm in full]
     run_cells(given.out, lora, sizes, workers=workers)
-    for control in CONTROLS:
-        own = weight if control == "random direction" else 0.0
-        arms = [Arm(seed, weight=own, control=control) for seed in given.seeds]
-        run_arms(given.out, arms, sizes, workers=workers)
+    controls = [
+        Arm(seed, weight=weight if control == "random direction" else 0.0, control=control)
+        for control in CONTROLS
+        for seed in given.seeds
+    ]
+    run_arms(given.out, controls, sizes, workers=workers)
     closer(given.out, full, sizes, workers=workers)
     write_report(given.out, given.report or given.out / "report", seeds=given.seeds, weight=weight)
 

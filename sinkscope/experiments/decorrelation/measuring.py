@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sinkscope.analysis.clip_numbers import clip_numbers
 from sinkscope.analysis.massive import find_massive_activations
 from sinkscope.analysis.sinks import find_sinks
+from sinkscope.analysis.verdict import sink_attention
 from sinkscope.avsr.clip import Clip
 from sinkscope.avsr.model import LlamaAvsr
 from sinkscope.avsr.scoring import utterance_errors
 from sinkscope.experiments.tiny_features import FeatureStore
-from sinkscope.experiments.tiny_training import restrict, transcribe_features
+from sinkscope.experiments.tiny_listening import restrict, transcribe_features
 from sinkscope.interventions.sink_numbers import sink_numbers
 from sinkscope.probes.probe import record
 from sinkscope.record import Record, merge
@@ -95,20 +97,13 @@ def numbers_of(seen: Record) -> dict[str, Any]:
     ``first_massive last_massive``: the layers between which BOS is.
     """
     massive = find_massive_activations(seen)
+    numbers = clip_numbers(seen, sink_attention(seen), massive, cosine=0.8)
     own = massive.loc[massive["segment"] == "bos", "layer"]
     others = massive.loc[massive["segment"] != "bos", "token"]
     return {
         **sink_numbers(seen),
-        "cos2": _mean_squared_cosine(seen),
+        "cos2": float(numbers["mean_cos2"].to_numpy()[0]),
         "n_massive_tokens": int(others.nunique()),
         "first_massive": own.min() if len(own) else np.nan,
         "last_massive": own.max() if len(own) else np.nan,
     }
-
-
-def _mean_squared_cosine(seen: Record) -> float:
-    layout = seen.layouts[0]
-    compared = layout.is_real & ~layout.mask("response")
-    compared[layout.reference] = False
-    cosine = seen["bos_cosine"].isel(sample=0).values
-    return float(np.square(cosine[:-1, : len(layout)][:, compared]).mean())
