@@ -111,7 +111,9 @@ def _c3(e: Evidence) -> Claim:
     sinks = pd.concat([e.sinks(task) for task in TASKS.values()])
     others = sinks.loc[sinks["kind"] == "intermediate"]
     massive = e.closer("feature_agreement")
-    tokens = massive.drop_duplicates(["seed", "sample", "token"]) if len(massive) else massive
+    tokens = (
+        massive.drop_duplicates(["seed", "setting", "sample", "token"]) if len(massive) else massive
+    )
     if not len(others) and not len(tokens):
         return _claim_c3(OPEN, "No intermediate sink and no massive token was found.")
     own = _share(others["massive"])
@@ -199,7 +201,7 @@ def _c6(e: Evidence) -> Claim:
     early = found.loc[found["layer"].between(0, found["layer"].max() - 1)]
     means = dict(iter(early.groupby("kind")))
     if "sink" not in means:
-        said = "No intermediate sink in the clips that were looked at closely (AVSR, low rates)."
+        said = "No intermediate sink in the clips that were looked at closely."
         return Claim("C6", statement, "abstract; figure", OPEN, said, "")
     sink, other = (np.average(means[k]["mean"], weights=means[k]["tokens"]) for k in _KINDS)
     verdict = HOLDS if sink > 0.8 and other < 0.3 else PARTLY if sink > other + 0.3 else FAILS

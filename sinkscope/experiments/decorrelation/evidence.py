@@ -2,12 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from sinkscope.experiments.decorrelation.plan import LEVELS, TASKS, Arm, cells_of
+from sinkscope.experiments.decorrelation.plan import (
+    CLOSER,
+    LEVELS,
+    TASKS,
+    Arm,
+    cells_of,
+)
 from sinkscope.experiments.decorrelation.results import Sample, difference, sample_of
 
 __all__ = ["Evidence"]
@@ -35,10 +42,13 @@ class Evidence:
     normed: Sequence[Arm] = ()
 
     def closer(self, table: str, *, tuned: bool = False) -> pd.DataFrame:
-        """A table of `look_closer`, of all seeds; empty where there is none."""
-        arms = self.tuned if tuned else self.base
-        paths = [(arm.seed, self.out / arm.name / "closer" / f"{table}.csv") for arm in arms]
-        found = [pd.read_csv(path).assign(seed=seed) for seed, path in paths if path.exists()]
+        """A table of `look_closer`, of all settings and seeds; empty where there is none."""
+        found = []
+        for arm, (task, level) in product(self.tuned if tuned else self.base, CLOSER):
+            path = self.out / arm.name / f"closer-{task}-{level}" / f"{table}.csv"
+            if path.exists():
+                own = pd.read_csv(path)
+                found.append(own.assign(seed=arm.seed, setting=f"{task} {level}"))
         return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
     def sinks(self, task: str, *, stage: str = "own") -> pd.DataFrame:

@@ -38,6 +38,7 @@ def page_of(
         sweep=_sweep(rows["sweep"]),
         controls=_controls(rows["controls"]),
         swapped=_swapped(rows["swapped_delimiters"]),
+        meaning=_meaning(rows["low_meaning"]),
     )
 
 
@@ -130,3 +131,21 @@ def _swapped(swapped: Sequence[Row]) -> str:
         for row in swapped
     ]
     return _table(("seed", "embeddings", *(f"`{name}`" for name in names)), rows)
+
+
+def _meaning(meaning: Sequence[Row]) -> str:
+    if not meaning:
+        return "No audio or video token was a sink."
+    rows = [
+        _row(
+            row["seed"],
+            row["setting"],
+            f"{row['segment']} tokens, {row['measure']}",
+            row["n_sinks"],
+            f"{row['mean_sinks']:.3g}",
+            f"{row['mean_others']:.3g}",
+            f"{row['p']:.2g}",
+        )
+        for row in meaning
+    ]
+    return _table(("seed", "setting", "measure", "sinks", "mean", "mean of others", "p"), rows)

@@ -24,6 +24,7 @@ from itertools import product
 from sinkscope.experiments.tiny_training import Schedule
 
 __all__ = [
+    "CLOSER",
     "CONTROLS",
     "LEVELS",
     "SCHEMES",
@@ -54,6 +55,10 @@ MIXED: tuple[Rates, ...] = 5 * ((4, 2),) + 2 * ((8, 3),) + 3 * ((16, 5),) + 2 * 
 
 WEIGHTS = (0.0, 0.01, 0.1, 1.0, 10.0)
 """What is compared on the development voices; 0 is the baseline."""
+
+CLOSER = (("audiovisual", "low"), ("audio", "high"))
+"""Where the sinks of an arm are looked at closely. Sound at high compression was added when sinks
+had been counted: most of those other than BOS are there."""
 
 CONTROLS = ("random direction", "layer norm", "frozen delimiters", "mean delimiters")
 """Arms that change one thing: the loss compares with a random direction in place of BOS; the

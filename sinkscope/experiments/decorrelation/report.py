@@ -13,6 +13,7 @@ from sinkscope.experiments.decorrelation.plan import Arm
 from sinkscope.experiments.decorrelation.results import numbers_table, wer_table
 from sinkscope.experiments.decorrelation.summaries import (
     control_table,
+    meaning_table,
     place_table,
     swap_table,
 )
@@ -63,6 +64,7 @@ def write_report(out: Path, folder: Path, *, seeds: Sequence[int], weight: float
         "places": place_table(out, base, tuned),
         "sweep": pd.read_csv(out / "sweep.csv"),
         "swapped_delimiters": swap_table(out, base),
+        "low_meaning": meaning_table(out, base),
     }
     claims = judge(Evidence(out, base, tuned, normed))
     tables["claims"] = pd.DataFrame([vars(claim) for claim in claims])

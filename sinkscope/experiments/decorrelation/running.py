@@ -31,6 +31,7 @@ from sinkscope.experiments.decorrelation.arms import (
 from sinkscope.experiments.decorrelation.causes import look_closer
 from sinkscope.experiments.decorrelation.measuring import measure, subject_of
 from sinkscope.experiments.decorrelation.plan import (
+    CLOSER,
     LEVELS,
     LONG_ENOUGH,
     TASKS,
@@ -92,7 +93,7 @@ def run_cells(out: Path, arms: Sequence[Arm], sizes: Sizes, *, workers: int = 2)
 
 
 def closer(out: Path, arms: Sequence[Arm], sizes: Sizes, *, workers: int = 2) -> None:
-    """Explain the sinks of arms on both streams at low compression, and test the story."""
+    """Explain the sinks of arms in the settings of `CLOSER`, and test the story."""
     _run(arms, partial(_look_closer, out, sizes=sizes), workers)
 
 
@@ -136,8 +137,10 @@ def _measure_arm(out: Path, name: str, model: LlamaAvsr, sizes: Sizes) -> None:
 
 
 def _look_closer(out: Path, arm: Arm, *, sizes: Sizes) -> None:
-    subject = subject_of(read_arm(out, arm), "audiovisual", LEVELS["low"])
-    look_closer(subject, out / arm.name / "closer", _clips(out, sizes.looked_at))
+    model, clips = read_arm(out, arm), _clips(out, sizes.looked_at)
+    for task, level in CLOSER:
+        folder = out / arm.name / f"closer-{task}-{level}"
+        look_closer(subject_of(model, task, LEVELS[level]), folder, clips)
 
 
 def _do_cell(out: Path, cell: Cell, *, sizes: Sizes) -> None:

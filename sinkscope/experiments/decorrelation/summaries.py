@@ -5,15 +5,23 @@ Depends on pandas.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from sinkscope.experiments.decorrelation.plan import CONTROLS, LEVELS, TASKS, Arm, Cell
+from sinkscope.experiments.decorrelation.plan import (
+    CLOSER,
+    CONTROLS,
+    LEVELS,
+    TASKS,
+    Arm,
+    Cell,
+)
 from sinkscope.experiments.decorrelation.results import sample_of
 
-__all__ = ["control_table", "place_table", "swap_table"]
+__all__ = ["control_table", "meaning_table", "place_table", "swap_table"]
 
 SHOWN = ("wer", "n_intermediate", "n_twins", "largest_ratio", "cos2", "sink_rate_elsewhere")
 
@@ -64,9 +72,21 @@ def swap_table(out: Path, base: Sequence[Arm]) -> pd.DataFrame:
     found = [
         pd.read_csv(path).assign(seed=arm.seed)
         for arm in base
-        if (path := out / arm.name / "closer" / "delimiters.csv").exists()
+        if (path := out / arm.name / "closer-audiovisual-low" / "delimiters.csv").exists()
     ]
     if not found:
         return pd.DataFrame()
     peaks = pd.concat(found).pivot_table("alpha", ["seed", "swapped"], "label", aggfunc="max")
     return peaks.reset_index()
+
+
+def meaning_table(out: Path, base: Sequence[Arm]) -> pd.DataFrame:
+    """Are audio and video tokens that are sinks of low meaning? Without the loss."""
+    found = []
+    for arm, (task, level) in product(base, CLOSER):
+        path = out / arm.name / f"closer-{task}-{level}" / "low_meaning.csv"
+        if path.exists():
+            own = pd.read_csv(path)
+            found.append(own.assign(seed=arm.seed, setting=f"{task} {level}"))
+    table = pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+    return table.loc[table["n_sinks"] > 0] if len(table) else table
