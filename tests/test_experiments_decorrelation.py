@@ -23,7 +23,6 @@ from sinkscope.experiments.decorrelation.plan import (
     shared,
 )
 from sinkscope.experiments.decorrelation.results import Sample, difference, sample_of, wer_table
-from sinkscope.experiments.decorrelation.running import Sizes
 from sinkscope.experiments.tiny_encoders import KINDS, Plan
 from sinkscope.experiments.tiny_lm import Pretraining
 

@@ -18,7 +18,7 @@ import pandas as pd
 from sinkscope.errors import InputError
 from sinkscope.training.config import TrainConfig
 
-__all__ = ["FORMAT", "VERSION", "RunFolder"]
+__all__ = ["FORMAT", "VERSION", "RunFolder", "commit_of_package"]
 
 FORMAT, VERSION = "sinkscope-train", 1
 COMPLETE = "complete"
@@ -131,10 +131,10 @@ def _changed(old: TrainConfig, new: TrainConfig) -> str:
 
 def _facts(config: TrainConfig) -> dict[str, Any]:
     versions = {name: version(name) for name in PACKAGES}
-    return {"seed": config.seed, "versions": versions, "commit": _commit()}
+    return {"seed": config.seed, "versions": versions, "commit": commit_of_package()}
 
 
-def _commit() -> str | None:
+def commit_of_package() -> str | None:
     """The commit of the package, where it lies in a git checkout."""
     here = Path(__file__).parent
     try:

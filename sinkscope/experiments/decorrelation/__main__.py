@@ -11,10 +11,9 @@ from pathlib import Path
 from sinkscope.avsr.synthetic import Split
 from sinkscope.experiments import tiny_avsr
 from sinkscope.experiments.corpus import make_corpus
-from sinkscope.experiments.decorrelation.plan import CONTROLS, Arm
+from sinkscope.experiments.decorrelation.plan import CONTROLS, Arm, Sizes
 from sinkscope.experiments.decorrelation.report import write_report
 from sinkscope.experiments.decorrelation.running import (
-    Sizes,
     closer,
     run_arms,
     run_cells,
@@ -64,7 +63,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]
     run_arms(given.out, controls, sizes, workers=workers)
     closer(given.out, full, sizes, workers=workers)
-    write_report(given.out, given.report or given.out / "report", seeds=given.seeds, weight=weight)
+    write_report(
+        given.out,
+        given.report or given.out / "report",
+        seeds=given.seeds,
+        weight=weight,
+        sizes=sizes,
+    )
 
 
 if __name__ == "__main__":

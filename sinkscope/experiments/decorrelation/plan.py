@@ -32,6 +32,7 @@ __all__ = [
     "WEIGHTS",
     "Arm",
     "Cell",
+    "Sizes",
     "cells_of",
     "own",
     "shared",
@@ -64,6 +65,23 @@ CONTROLS = ("random direction", "layer norm", "frozen delimiters", "mean delimit
 """Arms that change one thing: the loss compares with a random direction in place of BOS; the
 projectors end in a LayerNorm; the embeddings of the delimiters stay at random, or at the mean of
 the vocabulary (in the other arms they are trained)."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is done.
+
+    Attributes:
+        shared: steps of the shared stage.
+        own: steps of a cell.
+        looked_at: test utterances of an arm whose sinks are looked for.
+        looked_at_in_cells: the same of a cell.
+    """
+
+    shared: int = 1000
+    own: int = 160
+    looked_at: int = 20
+    looked_at_in_cells: int = 12
 
 
 @dataclass(frozen=True)

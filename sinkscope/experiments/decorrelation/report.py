@@ -1,15 +1,20 @@
 """The report: tables, figures, and one page that says what came out."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from sinkscope import __version__
 from sinkscope.experiments.decorrelation import figures
 from sinkscope.experiments.decorrelation.claims import Evidence, judge
 from sinkscope.experiments.decorrelation.page import page_of
-from sinkscope.experiments.decorrelation.plan import Arm
+from sinkscope.experiments.decorrelation.plan import Arm, Sizes, cells_of
 from sinkscope.experiments.decorrelation.results import numbers_table, wer_table
 from sinkscope.experiments.decorrelation.summaries import (
     control_table,
@@ -17,19 +22,11 @@ from sinkscope.experiments.decorrelation.summaries import (
     place_table,
     swap_table,
 )
+from sinkscope.training.run_folder import commit_of_package
 
 __all__ = ["arms_of", "write_report"]
 
 Pairs = dict[str, tuple[Sequence[Arm], Sequence[Arm]]]
-
-SHOWN_CONTROLS = (
-    "wer",
-    "n_intermediate",
-    "n_twins",
-    "largest_ratio",
-    "cos2",
-    "sink_rate_elsewhere",
-)
 
 
 def arms_of(seeds: Sequence[int], weight: float | int) -> Pairs:
@@ -43,7 +40,9 @@ def arms_of(seeds: Sequence[int], weight: float | int) -> Pairs:
     }
 
 
-def write_report(out: Path, folder: Path, *, seeds: Sequence[int], weight: float | int) -> None:
+def write_report(
+    out: Path, folder: Path, *, seeds: Sequence[int], weight: float | int, sizes: Sizes
+) -> None:
     """Write everything to a folder: ``README.md``, CSV tables, PNG figures.
 
     Args:
@@ -51,6 +50,7 @@ def write_report(out: Path, folder: Path, *, seeds: Sequence[int], weight: float
         folder: of the report; files of the same names are written over.
         seeds: of the arms.
         weight: of the loss.
+        sizes: how much was done.
     """
     folder.mkdir(parents=True, exist_ok=True)
     pairs = arms_of(seeds, weight)
@@ -81,3 +81,24 @@ def write_report(out: Path, folder: Path, *, seeds: Sequence[int], weight: float
         figure.savefig(folder / f"{name}.png", dpi=130)
     page = page_of(tables, claims, seeds=seeds, weight=weight)
     (folder / "README.md").write_text(page, encoding="utf-8")
+    told = _told(out, [*base, *tuned, *pairs["lora"][0], *pairs["lora"][1]], sizes)
+    told |= {"seeds": list(seeds), "weight": weight}
+    (folder / "run.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+
+
+def _told(out: Path, arms: Sequence[Arm], sizes: Sizes) -> dict[str, Any]:
+    """How the report was made."""
+    names = {arm.name for arm in arms} | {cell.name for cell in cells_of(arms)}
+    curves = [out / name / "curve.json" for name in sorted(names)]
+    seconds = [json.loads(path.read_text())[-1]["seconds"] for path in curves if path.exists()]
+    return {
+        "command": "python -m sinkscope.experiments.decorrelation OUT --report FOLDER",
+        "commit": commit_of_package(),
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "sinkscope": __version__,
+        "torch": version("torch"),
+        "transformers": version("transformers"),
+        "sizes": asdict(sizes),
+        "runs": len(seconds),
+        "seconds_of_training": sum(seconds),
+    }

@@ -6,7 +6,6 @@ Every job leaves its folder whole or not at all, so a run that was stopped goes 
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -38,28 +37,12 @@ from sinkscope.experiments.decorrelation.plan import (
     WEIGHTS,
     Arm,
     Cell,
+    Sizes,
     cells_of,
 )
 from sinkscope.experiments.tiny_features import FeatureStore
 
-__all__ = ["Sizes", "closer", "run_arms", "run_cells", "step_zero", "sweep"]
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How much is done.
-
-    Attributes:
-        shared: steps of the shared stage.
-        own: steps of a cell.
-        looked_at: test utterances of an arm whose sinks are looked for.
-        looked_at_in_cells: the same of a cell.
-    """
-
-    shared: int = 1000
-    own: int = 160
-    looked_at: int = 20
-    looked_at_in_cells: int = 12
+__all__ = ["closer", "run_arms", "run_cells", "step_zero", "sweep"]
 
 
 def sweep(out: Path, sizes: Sizes, *, workers: int = 2) -> pd.DataFrame:
