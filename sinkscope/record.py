@@ -69,6 +69,7 @@ class ClipSummary:
             a second; empty where the clip has no sound.
         envelope_rate: parts a second.
         notes: sentences that the reader of a report must know.
+        picture: a hash of the frames, or "" where the clip has none.
     """
 
     name: str
@@ -78,6 +79,7 @@ class ClipSummary:
     envelope: list[list[float]] = field(default_factory=list)
     envelope_rate: float = 100.0
     notes: list[str] = field(default_factory=list)
+    picture: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,7 +228,9 @@ class Record:
                 dataset = lazy.load()
             layouts = tuple(TokenLayout.from_dict(layout) for layout in content["layouts"])
             clips = tuple(clip and ClipSummary(**clip) for clip in content["clips"])
-        except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            if isinstance(error, CheckpointError):
+                raise
             raise CheckpointError(
                 f"{folder} is not a whole record ({error}); name a folder that Record.save wrote."
             ) from error

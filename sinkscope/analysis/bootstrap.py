@@ -24,12 +24,14 @@ def bootstrap_weights(
     """How often each clip is drawn, in each of ``draws`` resamples of as many clips.
 
     Raises:
-        InputError: if there is no clip or no draw.
+        InputError: if there is no clip or no draw, or the seed is below 0.
 
     Examples:
         >>> bootstrap_weights(3, draws=4).sum(-1).tolist()
         [3, 3, 3, 3]
     """
+    if seed < 0:
+        raise InputError(f"bootstrap: the seed is {seed}; give a whole number from 0.")
     if clips < 1 or draws < 1:
         raise InputError(f"bootstrap: {draws} draws of {clips} clips; give at least one of each.")
     shares = np.full(clips, 1 / clips)

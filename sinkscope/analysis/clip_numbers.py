@@ -61,7 +61,8 @@ def clip_numbers(
     columns["twins"] = (above & others[:, None, :]).any(1).sum(-1)
     cells = massive.drop_duplicates(["sample", "token", "feature"])["sample"].to_numpy(np.int64)
     columns["massive"] = np.bincount(cells, minlength=len(record))
-    columns["largest_ratio"] = np.nan_to_num(ratio_to_median(record).values).max((1, 2))
+    ratios = ratio_to_median(record).values
+    columns["largest_ratio"] = np.where(np.isfinite(ratios), ratios, 0.0).max((1, 2))
     columns["mean_cos2"] = _mean_cos2(record, cosines, others)
     table = pd.DataFrame({name: columns[name] for name in METRICS if name in columns})
     return table.astype(np.float64)

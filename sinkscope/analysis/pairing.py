@@ -22,10 +22,10 @@ _SHAPE = {
     "d_model": "width",
     "n_layers": "number of layers",
     "n_heads": "number of heads",
-    "layers": "recorded layers",
-    "heads": "number of recorded heads",
 }
 _READ = {
+    "layers": "recorded layers",
+    "heads": "number of recorded heads",
     "modality": "streams",
     "audio_rate": "audio rate",
     "video_rate": "video rate",
@@ -33,6 +33,9 @@ _READ = {
     "with_transcript": "having the transcript in the input",
 }
 _SAME_SECONDS = 1e-3
+
+WHAT_IT_HAS = "what the clip has"
+"""The modality of a subject for which none was chosen."""
 
 
 def refuse_unpaired(before: Record, after: Record) -> None:
@@ -44,7 +47,7 @@ def refuse_unpaired(before: Record, after: Record) -> None:
     _refuse_other(
         _SHAPE, _shape(before), _shape(after), "compare two checkpoints of one architecture"
     )
-    _refuse_other(_READ, before.provenance, after.provenance, "record both alike")
+    _refuse_other(_READ, _read(before), _read(after), "record both alike")
     if len(before) != len(after):
         raise InputError(
             f"compare: {len(before)} clips before and {len(after)} after; record both models on "
@@ -62,6 +65,11 @@ def refuse_unpaired(before: Record, after: Record) -> None:
             raise InputError(
                 f"compare: sample {sample} ({names[sample]}) differs in {found}; "
                 + _advice(before, after)
+            )
+        if _picture_differs(one, other) and _seen(before.layouts[sample]):
+            raise InputError(
+                f"compare: sample {sample} ({names[sample]}) differs in its picture; record both "
+                "models on the same clips, cropped alike."
             )
         found = _layout_differs(before.layouts[sample], after.layouts[sample])
         if found is not None:
@@ -93,8 +101,29 @@ def clip_names(record: Record) -> list[str]:
 
 
 def _shape(record: Record) -> dict[str, Any]:
-    said = {name: record.provenance.get(name) for name in _SHAPE}
+    return {name: record.provenance.get(name) for name in _SHAPE}
+
+
+def _read(record: Record) -> dict[str, Any]:
+    """How a record was made, without what has no effect on its tokens."""
+    said = {name: record.provenance.get(name) for name in _READ}
+    segments = {segment for layout in record.layouts for segment in layout.segments}
+    for stream in ("audio", "video"):
+        if not segments & {stream, "audiovisual"}:
+            said[f"{stream}_rate"] = None
+    if said["modality"] == WHAT_IT_HAS:
+        said["modality"] = None
     return said | {"layers": record.layers, "heads": record["segment_sum"].sizes["head"]}
+
+
+def _picture_differs(one: ClipSummary | None, other: ClipSummary | None) -> bool:
+    pictures = [clip.picture if clip else "" for clip in (one, other)]
+    return all(pictures) and pictures[0] != pictures[1]
+
+
+def _seen(layout: TokenLayout) -> bool:
+    """Whether the model saw the clip's picture."""
+    return not {"video", "audiovisual"}.isdisjoint(layout.segments)
 
 
 def _refuse_other(

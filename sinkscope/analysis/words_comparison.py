@@ -135,9 +135,11 @@ def _features(found: Comparison, effects: dict[Any, Any]) -> str:
     if len(lost):
         row = lost.iloc[0]
         most = "at most " if row["at_most_after"] else ""
+        verb = "falls" if row["magnitude_after"] < row["magnitude_before"] else "grows"
         words += (
-            f" Feature {row['feature']} falls from {_number(row['magnitude_before'])} to {most}"
-            f"{_number(row['magnitude_after'])}."
+            f" Feature {row['feature']} {verb} from {_number(row['magnitude_before'])} to {most}"
+            f"{_number(row['magnitude_after'])} (ratio to the median "
+            f"{_number(row['ratio_before'])} to {_number(row['ratio_after'])})."
         )
     least = " A token may have more massive features than the record holds." * said["truncated"]
     return f"{words} {ratio}{least}"

@@ -107,7 +107,15 @@ def bases_of(config: "AvsrConfig", sources: Mapping[str, str]) -> list[Base]:
 
 
 def _is_whole(source: str) -> bool:
-    """Whether a source is a folder of an audio-visual LLM, with all of its weights."""
+    """Whether a source is a folder of an audio-visual LLM.
+
+    Raises:
+        InputError: it refers to base models itself.
+    """
+    if has_adapters(Path(source)):
+        raise InputError(
+            f"{source} refers to base models itself; give the models that its {BASES} names."
+        )
     try:
         told = json.loads((Path(source) / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -136,6 +144,12 @@ def write_adapters(
     for given in bases:
         base = replace(given, source=located(given.source))
         found, revision = _read(base, lora=lora)
+        extra = sorted(found.keys() - state.keys())
+        if extra:
+            raise CheckpointError(
+                f"The base model {base.source} ({base.part}) has weights that the model has not, "
+                f"{extra[0]} among them; give the base that it was trained from, or save it whole."
+            )
         dtype = _dtype_of(state, base.part)
         for name in found.keys() & state.keys():
             del different[name]
@@ -234,8 +248,11 @@ def _listed(path: Path) -> list[Base]:
 
 def _found(base: Base, folder: Path) -> Base:
     """The base, its source found from wherever the program runs."""
-    near = base.source.startswith("../")
-    return replace(base, source=str(folder.resolve() / base.source)) if near else base
+    if not base.source.startswith("../"):
+        return base
+    places = [folder.resolve(), (folder / BASES).resolve().parent]
+    found = [place / base.source for place in places if (place / base.source).exists()]
+    return replace(base, source=str((found or [places[0] / base.source])[0]))
 
 
 def _difference(name: str, value: Tensor, base: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -275,6 +292,8 @@ def _read(base: Base, *, lora: bool) -> tuple[dict[str, Tensor], str | None]:
         ) from error
     if base.kind == WHOLE:
         named = {name: own[name] for name in own if name.startswith(f"{base.part}.")}
+        if base.part == "llm" and lora and not any(".base_layer." in name for name in named):
+            named = {f"llm.{peft_name(n.removeprefix('llm.'))}": own[n] for n in named}
     elif base.part == "llm":
         named = {f"llm.{peft_name(name) if lora else name}": own[name] for name in own}
     else:

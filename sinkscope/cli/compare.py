@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sinkscope.cli import options
+from sinkscope.errors import InputError
 
 if TYPE_CHECKING:
     from sinkscope.analysis.comparison import Comparison
@@ -35,6 +36,10 @@ def compare(
     min_queries: Annotated[
         int | None, typer.Option(min=1, help="Queries of a sink; default the runs' own, or 8.")
     ] = None,
+    cosine: Annotated[
+        float | None,
+        typer.Option(min=-1, max=1, help="Cosine of a twin; default the runs' own, or 0.8."),
+    ] = None,
     ratio: options.Ratio = None,
     bos: options.Bos = None,
     modality: options.Modality = None,
@@ -44,7 +49,7 @@ def compare(
         bool,
         typer.Option(help="Compare the word error rates too, on clips whose text is known."),
     ] = True,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap over clips.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap over clips.")] = 0,
     device: options.Device = None,
     dtype: options.Dtype = None,
     overwrite: options.Overwrite = False,
@@ -62,11 +67,14 @@ def compare(
     from sinkscope.reports.folder import refuse_existing
 
     refuse_existing(output, overwrite=overwrite)
+    if output.resolve() in (Path(a).resolve(), Path(b).resolve()):
+        raise InputError(f"compare: {output} is one of the two runs; choose another folder.")
     rules: dict[str, Any] = {
         "threshold": threshold,
         "min_heads": min_heads,
         "min_queries": min_queries,
         "ratio": ratio,
+        "cosine": cosine,
     }
     chosen = {name: one for name, one in rules.items() if one is not None}
     streams = {"modality": modality, "audio_rate": audio_rate, "video_rate": video_rate}

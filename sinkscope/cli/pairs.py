@@ -63,6 +63,9 @@ def finished_runs(a: str, b: str, inputs: Sequence[str], wanted: Wanted) -> bool
     Raises:
         InputError: if they are of two kinds, or INPUT or options do not go with them.
     """
+    for word in (a, b):
+        if (Path(word) / "checkpoints").is_dir() and (Path(word) / "run.json").is_file():
+            raise InputError(f"compare: {word} is a training run; give {word}/model.")
     are_runs = [(Path(word) / "run.json").is_file() for word in (a, b)]
     if are_runs[0] != are_runs[1]:
         run, other = (a, b) if are_runs[0] else (b, a)
@@ -102,14 +105,15 @@ def opened_pair(a: str, b: str, chosen: Mapping[str, Any]) -> Pair:
     for name in Thresholds.__dataclass_fields__:
         values = [one.get(name) for one in said]
         if name not in chosen and values[0] != values[1]:
+            stated = ["does not state" if one is None else f"states {one} as" for one in values]
             raise InputError(
-                f"compare: {a} was judged with {name} {values[0]} and {b} with {values[1]}; "
+                f"compare: {a} {stated[0]} its {name} and {b} {stated[1]} it; "
                 f"judge both by one, with --{name.replace('_', '-')}."
             )
     known = {name: value for name, value in said[0].items() if name in asdict(Thresholds())}
     records = [Record.open(Path(word) / "record") for word in (a, b)]
-    named = [_named(record, word) for record, word in zip(records, (a, b), strict=True)]
-    return Pair(named[0], named[1], Thresholds(**{**known, **chosen}))
+    before, after = _named(records, (a, b))
+    return Pair(before, after, Thresholds(**{**known, **chosen}))
 
 
 def recorded_pair(
@@ -126,19 +130,26 @@ def recorded_pair(
     Raises:
         InputError: if a checkpoint or an input cannot be read.
     """
-    from sinkscope.cli.inputs import read_inputs, select
+    from sinkscope.cli.inputs import read_inputs
+
+    data = read_inputs(inputs)
+    seen = [_recorded(word, data, wanted, transcribe=transcribe) for word in (a, b)]
+    before, after = _named([record for record, _ in seen], (a, b))
+    return Pair(before, after, thresholds, _word_errors(data, [heard for _, heard in seen]))
+
+
+def _recorded(
+    word: str, data: Sequence[Any], wanted: Wanted, *, transcribe: bool
+) -> "tuple[Record, list[str] | None]":
+    """One checkpoint's record and transcripts; the model is let go before the next one is read."""
+    from sinkscope.cli.inputs import select
     from sinkscope.cli.scan import record_inputs
     from sinkscope.subjects.subject import load
 
-    data = read_inputs(inputs)
-    records, heard = [], []
-    for word in (a, b):
-        streams = [wanted.streams[name] for name in ("modality", "audio_rate", "video_rate")]
-        subject = select(load(word, **wanted.load), *streams)
-        record = record_inputs(subject, data, layers=wanted.layers, prepend_bos=wanted.bos)
-        records.append(_named(record, word))
-        heard.append(_heard(subject, data) if transcribe else None)
-    return Pair(records[0], records[1], thresholds, _word_errors(data, heard))
+    streams = [wanted.streams[name] for name in ("modality", "audio_rate", "video_rate")]
+    subject = select(load(word, **wanted.load), *streams)
+    record = record_inputs(subject, data, layers=wanted.layers, prepend_bos=wanted.bos)
+    return record, _heard(subject, data) if transcribe else None
 
 
 def _thresholds(folder: Path) -> dict[str, Any]:
@@ -156,11 +167,15 @@ def _thresholds(folder: Path) -> dict[str, Any]:
     return dict(found) if isinstance(found, dict) else {}
 
 
-def _named(record: "Record", word: str) -> "Record":
-    """The record under the name that the user gave, where the model has none."""
-    if record.provenance.get("subject"):
-        return record
-    return replace(record, provenance={**record.provenance, "subject": word})
+def _named(records: "Sequence[Record]", words: Sequence[str]) -> "tuple[Record, Record]":
+    """The records under names that tell them apart: the models' own, or what the user wrote."""
+    names = [record.provenance.get("subject") for record in records]
+    unclear = not all(names) or (names[0] == names[1] and words[0] != words[1])
+    one, other = (
+        replace(record, provenance={**record.provenance, "subject": word}) if unclear else record
+        for record, word in zip(records, words, strict=True)
+    )
+    return one, other
 
 
 def _heard(subject: Any, data: Sequence[Any]) -> list[str] | None:

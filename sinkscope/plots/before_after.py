@@ -7,6 +7,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from sinkscope.analysis.compare import compare
 from sinkscope.analysis.comparison import Comparison
+from sinkscope.analysis.words_comparison import FEW_CLIPS
 from sinkscope.errors import InputError
 from sinkscope.plots.attention_changes import draw_maps
 from sinkscope.plots.captions import entitle
@@ -106,14 +107,16 @@ def _draw_numbers(ax: Axes, found: Comparison) -> None:
         row = effects[name]
         ax.text(place, 0.98, TOLD[name], va="top", fontsize=8.5, color=MUTED)
         ax.text(place, 0.36, _moved(row), va="center", fontsize=15, fontweight="bold")
-        moves = row["low"] > 0 or row["high"] < 0
+        moves = row["clips"] >= FEW_CLIPS and (row["low"] > 0 or row["high"] < 0)
         ax.text(place, -0.02, _interval(row), fontsize=8.5, color=AFTER if moves else MUTED)
     entitle(
         ax,
         "Before and after",
         pair_words(found.before, found.after),
         f"means over {clip_words(found.effects)}",
-        "in colour: the 95 % interval of the change does not reach 0",
+        "few clips: the 95 % intervals are too narrow"
+        if max(row["clips"] for row in effects.values()) < FEW_CLIPS
+        else "in colour: the 95 % interval of the change does not reach 0",
     )
 
 

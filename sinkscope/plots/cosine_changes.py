@@ -18,7 +18,7 @@ NAME = 11.0
 STYLES = {
     "sinks": ("-", "o", 2.0),
     "twins, no sinks": ("--", "s", 1.6),
-    "other tokens": (":", "", 1.6),
+    "other tokens": (":", ".", 1.6),
 }
 """Line, marker and width of each group."""
 
@@ -55,7 +55,9 @@ def cosine_changes(found: Comparison, *, ax: Axes | None = None) -> Axes:
                 ends.append((float(middle.iloc[-1]), f"{group} ({tokens}), {side}", color))
         axes.axhline(limit, color=MUTED, lw=0.8, ls=(0, (1, 3)))
         axes.set_ylim(min(-0.15, axes.get_ylim()[0]), 1.05)
+        layers = sorted(set(table["layer"].tolist()))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlim(layers[0] - 0.15, layers[-1] + 0.15)
         axes.set_xlabel("layer (0-based; papers count from 1)")
         axes.set_ylabel(f"cosine to {bos} (−1 to 1)")
         _name_ends(axes, ends)

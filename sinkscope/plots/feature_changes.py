@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 
 from sinkscope.analysis.comparison import Comparison
 from sinkscope.plots.captions import entitle
+from sinkscope.plots.found import refuse_layer
 from sinkscope.plots.pair import AFTER, BEFORE, clip_words, pair_words
 from sinkscope.plots.style import MUTED, drawing
 
@@ -32,6 +33,8 @@ def feature_changes(
         ax: where to draw; a new figure if left out.
     """
     table = found.features
+    if layer is not None:
+        refuse_layer(layer, found.layers["layer"].tolist(), where="feature_changes")
     own = table.loc[table["layer"].isna() if layer is None else table["layer"] == layer]
     rows = own.head(most).to_dict("records")
     with drawing(ax, figsize=(6.4, 1.9 + 0.42 * max(len(rows), 2))) as axes:

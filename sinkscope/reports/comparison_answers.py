@@ -4,7 +4,7 @@ from typing import Any
 
 from sinkscope.analysis.comparison import Comparison
 from sinkscope.analysis.feature_changes import STATUS
-from sinkscope.analysis.words_comparison import change_words, difference_words
+from sinkscope.analysis.words_comparison import FEW_CLIPS, change_words, difference_words
 from sinkscope.reports.words import Answer
 
 __all__ = ["comparison_answers"]
@@ -39,5 +39,5 @@ def _number(question: str, row: dict[Any, Any], unit: str) -> Answer:
     percent = row["metric"] == "wer"
     sides = [f"{row[side]:.1%}" if percent else f"{row[side]:.3g}" for side in ("before", "after")]
     sides = sides[:1] if sides[0] == sides[1] else sides
-    moves = bool(row["low"] > 0 or row["high"] < 0)
+    moves = bool(row["clips"] >= FEW_CLIPS and (row["low"] > 0 or row["high"] < 0))
     return Answer(question, " → ".join(sides), f"{unit}{difference_words(row)}", moves)

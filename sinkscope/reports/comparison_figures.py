@@ -33,7 +33,7 @@ CAPTIONS: dict[str, tuple[str, str]] = {
     "feature_changes": (
         "Massive features",
         "A pair of bars for each feature that is massive before or after. A feature that is lost "
-        "is still there, only smaller than the threshold: look how much.",
+        "is still there, only below the threshold, which moves with the median: look how much.",
     ),
     "cosine_changes": (
         "Cosine to BOS over layers",

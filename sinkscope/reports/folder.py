@@ -61,6 +61,10 @@ def write_parts(
     (folder / "run.json").write_text(content + "\n", encoding="utf-8")
 
 
+TRAINED = ("model", "checkpoints")
+"""Folders that a training run holds and that no report does."""
+
+
 def refuse_existing(folder: str | Path, *, overwrite: bool = False) -> None:
     """Refuse a folder that holds something: an older run unless it may be replaced, or no run.
 
@@ -73,6 +77,14 @@ def refuse_existing(folder: str | Path, *, overwrite: bool = False) -> None:
             return
         if not (folder / "run.json").is_file():
             raise InputError(f"{folder} holds files that are no run; choose another folder.")
+        kept = [name for name in TRAINED if (folder / name).exists()]
+        if kept:
+            raise InputError(
+                f"{folder} holds a training run ({kept[0]}/ is in it), which is never overwritten; "
+                "choose another folder."
+            )
+        if folder.resolve() == Path.cwd():
+            raise InputError(f"{folder} is the folder that the command runs in; choose another.")
         if not overwrite:
             raise InputError(f"{folder} holds an older run; choose another name or overwrite it.")
     elif folder.exists() or folder.is_symlink():

@@ -1,5 +1,6 @@
 """From the parts of an audio-visual sample to its TokenLayout, and from a clip to its summary."""
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -101,7 +102,16 @@ def summarise(clip: Clip) -> ClipSummary:
         envelope=_envelope(clip),
         envelope_rate=float(ENVELOPE_RATE),
         notes=list(clip.notes),
+        picture=_hash(clip.frames),
     )
+
+
+def _hash(frames: np.ndarray | None) -> str:
+    if frames is None:
+        return ""
+    digest = hashlib.blake2b(str((frames.dtype, frames.shape)).encode(), digest_size=12)
+    digest.update(np.ascontiguousarray(frames).data)
+    return digest.hexdigest()
 
 
 def _envelope(clip: Clip) -> list[list[float]]:

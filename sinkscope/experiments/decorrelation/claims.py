@@ -120,11 +120,13 @@ def _c3(e: Evidence) -> Claim:
     also = _share(tokens["is_sink"]) if len(tokens) else np.nan
     verdict = HOLDS if min(own, also) >= MOSTLY else FAILS if max(own, also) < 0.5 else PARTLY
     bos = _share(sinks.loc[sinks["kind"] == "bos", "massive"])
+    first, last = e.massive_layers()
+    tokens_said = f"of {len(tokens)} massive tokens other than BOS {also:.0%} are sinks"
     return _claim_c3(
         verdict,
         f"Of the sinks at BOS {bos:.0%} are massive, of {len(others)} at other tokens {own:.0%}; "
-        f"of {len(tokens)} massive tokens other than BOS {also:.0%} are sinks. Massive values of "
-        "BOS are born in block 0 (counted from 0), one earlier than is said of the large model.",
+        f"{tokens_said if len(tokens) else 'no token but BOS is massive where it was looked'}. BOS "
+        f"is massive from block {first} to block {last} of blocks 0 to 3.",
     )
 
 
@@ -198,8 +200,10 @@ def _c6(e: Evidence) -> Claim:
     """Supported if sinks have a cosine above .8 to BOS on average, and others below .3."""
     found = e.closer("similarity")
     statement = "Intermediate sinks point where BOS points from an early layer on; others do not"
-    early = found.loc[found["layer"].between(0, found["layer"].max() - 1)]
-    means = dict(iter(early.groupby("kind")))
+    means = {}
+    if len(found):
+        found = found.loc[found["layer"] < found["layer"].max()]
+        means = dict(iter(found.groupby("kind")))
     if "sink" not in means:
         said = "No intermediate sink in the clips that were looked at closely."
         return Claim("C6", statement, "abstract; figure", OPEN, said, "")
@@ -210,7 +214,7 @@ def _c6(e: Evidence) -> Claim:
         statement,
         "abstract; figure",
         verdict,
-        f"After blocks 0 to {int(early['layer'].max())} (from 0), the mean cosine to BOS is "
+        f"After blocks 0 to {found['layer'].max()} (from 0), the mean cosine to BOS is "
         f"{sink:.2f} at intermediate sinks and {other:.2f} at other tokens.",
         "",
     )
@@ -224,10 +228,8 @@ def _c7(e: Evidence) -> Claim:
     away = e.counts("turn sinks away", "they are no sinks any more")
     massive = e.counts("turn ordinary to BOS", "it becomes massive")
     sink = e.counts("turn ordinary to BOS", "it becomes a sink")
-    shares = [yes / clips if clips else np.nan for yes, clips in (away, massive, sink)]
-    verdict = (
-        HOLDS if np.nanmin(shares) >= MOSTLY else PARTLY if np.nanmax(shares) >= 0.5 else FAILS
-    )
+    shares = [yes / clips for yes, clips in (away, massive, sink) if clips] or [0.0]
+    verdict = HOLDS if min(shares) >= MOSTLY else PARTLY if max(shares) >= 0.5 else FAILS
     return Claim(
         "C7",
         "Turning a sink's state away removes sink and massive activation; turning another token "

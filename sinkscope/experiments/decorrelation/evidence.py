@@ -66,6 +66,13 @@ class Evidence:
         cells = [cell for cell in cells_of(self.base) if cell.task == task]
         return sum(len(pd.read_csv(self.out / cell.name / "numbers.csv")) for cell in cells)
 
+    def massive_layers(self) -> tuple[int, int]:
+        """The first and the last block after which BOS is massive in most clips."""
+        tables = [pd.read_csv(self.out / c.name / "numbers.csv") for c in cells_of(self.base)]
+        both = pd.concat(tables)[["first_massive", "last_massive"]].to_numpy(float)
+        first, last = np.nanmedian(both, axis=0).tolist()
+        return int(first), int(last)
+
     def number(self, task: str, level: str, number: str, *, stage: str = "own") -> Interval:
         """The mean of a number in the arms without the loss, with its interval."""
         found = sample_of(self.out, self.base, task, level, stage=stage, number=number)
