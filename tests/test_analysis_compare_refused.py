@@ -162,3 +162,12 @@ def test_word_errors_where_a_text_is_unknown() -> None:
 def test_a_clip_that_comes_twice_is_paired_by_its_place() -> None:
     twice = merge([clip_record(BASE, 0), clip_record(BASE, 0)])
     assert len(ss.compare(twice, twice).clips) == 2
+
+
+def test_another_picture_is_another_clip_where_it_was_seen() -> None:
+    record = clips_record()
+    pictured = [replace(clip, picture=name) for clip, name in zip(record.clips, "abc", strict=True)]
+    other = replace(record, clips=(*pictured[:2], replace(pictured[2], picture="x")))
+    with pytest.raises(InputError, match="differs in its picture"):
+        ss.compare(replace(record, clips=tuple(pictured)), other)
+    ss.compare(record, other)  # a record of an older version does not say

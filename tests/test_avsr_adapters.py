@@ -18,7 +18,7 @@ from torch import Tensor
 from sinkscope import assets
 from sinkscope.avsr.adapters import ADAPTERS, BASES, bases_of, save_adapters
 from sinkscope.avsr.checkpoint import read_weights, state_hash
-from sinkscope.avsr.config import AvsrConfig
+from sinkscope.avsr.config import AvsrConfig, LoraSettings
 from sinkscope.avsr.convert import Answers, convert
 from sinkscope.avsr.model import LlamaAvsr
 from sinkscope.errors import CheckpointError, InputError
@@ -264,7 +264,7 @@ def test_a_hub_model_is_named_with_its_commit(tmp_path: Path, sources: Answers) 
     shutil.copytree(str(sources.llm), repo / "snapshots" / commit)
     path = released(tmp_path / "m.pth", STACKED)
     code = f"""
-from sinkscope.avsr.config import AvsrConfig
+from sinkscope.avsr.config import AvsrConfig, LoraSettings
 from sinkscope.avsr.convert import Answers, convert
 from sinkscope.avsr.model import LlamaAvsr
 from pathlib import Path
@@ -329,3 +329,26 @@ def test_a_model_that_was_changed_since_is_no_base(pair: Path) -> None:
     shutil.rmtree(pair / "base")
     with pytest.raises(CheckpointError, match="cannot be read"):
         LlamaAvsr.from_pretrained(pair / "twin")
+
+
+def test_branches_on_a_base_without_them(pair: Path, tmp_path: Path) -> None:
+    from sinkscope.avsr.lora import attach_lora
+
+    model = LlamaAvsr.from_pretrained(pair / "base", dtype=None)
+    settings = LoraSettings(reduction=8, alpha=16)
+    attach_lora(model.llm, settings)
+    model.config = replace(model.config, lora=settings)
+    sources = dict.fromkeys(("llm", "audio_encoder", "video_encoder"), str(pair / "base"))
+    save_adapters(model, pair / "branches", sources)
+    stored = load_file(pair / "branches" / ADAPTERS)
+    assert stored
+    assert all("lora_" in name or "projector" in name for name in stored)
+    read = LlamaAvsr.from_pretrained(pair / "branches", dtype=None).state_dict()
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(read[name], value, rtol=0, atol=0)
+
+
+def test_a_base_that_has_bases_itself_is_refused(pair: Path) -> None:
+    sources = dict.fromkeys(("llm", "audio_encoder", "video_encoder"), str(pair / "twin"))
+    with pytest.raises(InputError, match="refers to base models itself"):
+        save_adapters(changed_twin(pair / "base"), pair / "third", sources)

@@ -252,6 +252,8 @@ def bad(**changed):
     [
         ({"weight": -1.0}, "weight is -1.0"),
         ({"power": 0}, "power is 0"),
+        ({"power": 0.5}, "power is 0.5"),
+        ({"weight": float("inf")}, "weight is inf"),
         ({"mask": torch.tensor([[True, True, True]])}, "compared with itself"),
         ({"mask": torch.tensor([[False, False, False]])}, "no token is compared"),
         ({"mask": torch.tensor([[0, 1, 1]])}, "True and False"),
@@ -286,3 +288,27 @@ def test_the_schedule_rises_stays_and_falls():
         ss.WeightSchedule(1.0, warmup=0.6, decay=0.6)
     with pytest.raises(InputError, match="weight is -1"):
         ss.WeightSchedule(-1)
+
+
+def test_what_padding_holds_does_not_reach_the_gradient():
+    states = [torch.randn(1, 4, 3) for _ in range(3)]
+    states[1][0, 3] = float("inf")
+    states = [state.requires_grad_() for state in states]
+    mask = torch.tensor([[False, True, True, False]])
+    ss.decorrelation_loss(states, mask, weight=1).backward()
+    assert states[1].grad is not None
+    assert torch.isfinite(states[1].grad).all()
+    assert states[1].grad[0, :3].any(-1).all()
+
+
+def test_of_several_batches_one_may_compare_no_token():
+    states = [torch.ones(1, 3, 2)] * 3
+    nothing = torch.zeros(1, 3, dtype=torch.bool)
+    assert float(ss.decorrelation_loss(states, nothing, weight=1, count=5)) == 0
+
+
+def test_there_is_no_second_derivative():
+    states = [torch.randn(1, 3, 2, requires_grad=True) for _ in range(3)]
+    loss = ss.decorrelation_loss(states, torch.tensor([[False, True, True]]), weight=1)
+    with pytest.raises(InputError, match="no gradient of its own"):
+        torch.autograd.grad(loss, states[1], create_graph=True)

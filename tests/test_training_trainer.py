@@ -282,3 +282,21 @@ def test_before_any_checkpoint_the_message_says_so(tmp_path):
 def test_a_compiled_model_is_refused(tmp_path):
     with pytest.raises(InputError, match="torch_compile"):
         trained(tmp_path, torch_compile=True)
+
+
+def test_left_padding_is_refused_where_a_mask_means_position_0(tmp_path):
+    def padded(rows):
+        batch = collate(rows)
+        batch["attention_mask"] = torch.ones_like(batch["input_ids"])
+        batch["attention_mask"][0, 0] = 0
+        return batch
+
+    trainer = ss.SinkTrainer(
+        build("llama", num_hidden_layers=3),
+        arguments(tmp_path),
+        train_dataset=samples(),
+        data_collator=padded,
+        weight=1.0,
+    )
+    with pytest.raises(InputError, match="padded on the left"):
+        trainer.train()

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sinkscope.avsr.base_models import READERS, WHOLE, located
+from sinkscope.avsr.base_models import BASES, READERS, WHOLE, is_whole, located
 from sinkscope.avsr.checkpoint import new_folder, read_weights, state_hash, write_state
-from sinkscope.avsr.config import MODEL_TYPE
 from sinkscope.avsr.lora import peft_name
 from sinkscope.errors import CheckpointError, InputError
 
@@ -38,7 +37,6 @@ __all__ = [
 ]
 
 ADAPTERS = "adapters.safetensors"
-BASES = "bases.json"
 
 _ADDED = ".added_rows"
 """Ending of the name of rows that follow those of a base's weight."""
@@ -89,7 +87,7 @@ def bases_of(config: "AvsrConfig", sources: Mapping[str, str]) -> list[Base]:
         encoder = getattr(config, part)
         if encoder is not None:
             kinds[part] = encoder.kind.partition("-")[0]
-    kinds |= {part: WHOLE for part in kinds.keys() & sources.keys() if _is_whole(sources[part])}
+    kinds |= {part: WHOLE for part in kinds.keys() & sources.keys() if is_whole(sources[part])}
     missing, unknown = sorted(kinds.keys() - sources.keys()), sorted(sources.keys() - kinds.keys())
     if missing or unknown:
         raise InputError(
@@ -104,23 +102,6 @@ def bases_of(config: "AvsrConfig", sources: Mapping[str, str]) -> list[Base]:
             "weights to refer to; save the whole model."
         )
     return [Base(part, kind, sources[part]) for part, kind in kinds.items()]
-
-
-def _is_whole(source: str) -> bool:
-    """Whether a source is a folder of an audio-visual LLM.
-
-    Raises:
-        InputError: it refers to base models itself.
-    """
-    if has_adapters(Path(source)):
-        raise InputError(
-            f"{source} refers to base models itself; give the models that its {BASES} names."
-        )
-    try:
-        told = json.loads((Path(source) / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(told, dict) and told.get("model_type") == MODEL_TYPE
 
 
 def write_adapters(

@@ -1,5 +1,6 @@
 """The weights of base models: LLM, Whisper, WavLM, AV-HuBERT, or another audio-visual LLM."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,9 +11,14 @@ from torch import Tensor
 from sinkscope.avsr.avhubert.transformer import named_as_published
 from sinkscope.avsr.avhubert.weights import PRETRAINING
 from sinkscope.avsr.checkpoint import read_weights
+from sinkscope.avsr.config import MODEL_TYPE
 from sinkscope.avsr.fairseq_pickle import read_fairseq_checkpoint
+from sinkscope.errors import InputError
 
-__all__ = ["READERS", "WHOLE", "located", "without_bars"]
+__all__ = ["BASES", "READERS", "WHOLE", "is_whole", "located", "without_bars"]
+
+BASES = "bases.json"
+"""The file in which a model folder names its base models."""
 
 WHOLE = "avsr"
 """The kind of a base that is a part of another audio-visual LLM of this package."""
@@ -27,6 +33,23 @@ def located(source: str) -> str:
     'openai/whisper-medium.en'
     """
     return str(Path(source).resolve()) if Path(source).exists() else source
+
+
+def is_whole(source: str) -> bool:
+    """Whether a source is a folder of an audio-visual LLM.
+
+    Raises:
+        InputError: it refers to base models itself.
+    """
+    if (Path(source) / BASES).is_file():
+        raise InputError(
+            f"{source} refers to base models itself; give the models that its {BASES} names."
+        )
+    try:
+        told = json.loads((Path(source) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(told, dict) and told.get("model_type") == MODEL_TYPE
 
 
 @contextmanager

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from sinkscope.errors import InputError
+
 __all__ = ["EPSILON", "sum_of_powers"]
 
 EPSILON = 1e-12
@@ -31,7 +33,7 @@ def sum_of_powers(
         state: of any floating dtype; half precision is computed in float32, also under autocast.
         unit: vectors of length 1, in float32 or wider.
         mask: the tokens that count.
-        power: above 0.
+        power: 1 or more.
 
     Example:
         >>> state = torch.tensor([[[3.0, 4.0], [0.0, 2.0]]])
@@ -46,7 +48,7 @@ class _SumOfPowers(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, state: Tensor, unit: Tensor, mask: Tensor, power: float | int) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         with torch.autocast(state.device.type, enabled=False):
-            wide = state.to(unit.dtype)
+            wide = _counting(state.to(unit.dtype), mask)
             length = torch.linalg.vector_norm(wide, dim=-1).clamp_(min=EPSILON)
             cosine = torch.bmm(wide, unit[:, :, None])[:, :, 0].div_(length)
             cosine.masked_fill_(~mask, 0)
@@ -57,11 +59,16 @@ class _SumOfPowers(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if torch.is_grad_enabled():
+            raise InputError(
+                "decorrelation_loss: its gradient has no gradient of its own; leave create_graph "
+                "out."
+            )
         state, unit, cosine, length, mask = ctx.saved_tensors
         with torch.autocast(state.device.type, enabled=False):
             slope = _slope(cosine, ctx.power).masked_fill_(~mask, 0).mul_(gradient)
             across = slope / length
-            wide = state.to(unit.dtype)
+            wide = _counting(state.to(unit.dtype), mask)
             of_unit = None
             if ctx.needs_input_grad[1]:
                 of_unit = torch.bmm(across[:, None], wide)[:, 0]
@@ -72,6 +79,13 @@ class _SumOfPowers(torch.autograd.Function):
             of_state = wide.mul_(along[:, :, None]) if copied else wide * along[:, :, None]
             of_state.baddbmm_(across[:, :, None], unit[:, None])
         return of_state.to(state.dtype), of_unit, None, None
+
+
+def _counting(wide: Tensor, mask: Tensor) -> Tensor:
+    """The states, without what padding may hold: infinite times 0 is no number."""
+    if bool(torch.isfinite(wide.sum())):
+        return wide
+    return wide.masked_fill(~mask[..., None], 0)
 
 
 def _slope(cosine: Tensor, power: float | int) -> Tensor:

@@ -15,6 +15,7 @@ Example:
     tensor(0.)
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -55,7 +56,8 @@ def decorrelation_loss(
         hidden_states: ``output.hidden_states`` of a model of transformers (embeddings, then one
             ``(sample, token, feature)`` a block, the last one after the final norm), or what
             `hold_states` held.
-        compared: the tokens that are compared with BOS: a mask ``(sample, token)`` of True
+        compared: the tokens that are compared with BOS, in a batch that is padded on the right: a
+            mask ``(sample, token)`` of True
             and False, or the layouts of the batch (every token but the reference and the response).
         weight: of the term; the authors' code has 10,000 as its default, in bf16.
         power: 2 squares the cosine; 1 takes its absolute value.
@@ -67,7 +69,7 @@ def decorrelation_loss(
             position in each sample, or one direction ``(feature)`` to compare with instead.
         count: by how many compared tokens to divide; None is this batch's own. Give the number in
             all batches that are accumulated to one step, so that their sum is the gradient of the
-            undivided batch.
+            undivided batch; a batch of which no token is compared then adds 0.
 
     Returns:
         A scalar, in float32 or wider.
@@ -84,7 +86,9 @@ def decorrelation_loss(
     """
     _check_numbers(weight, power)
     chosen = _chosen_states(hidden_states, layers)
-    tokens = compared_tokens(compared, chosen[0], mask_padding=mask_padding)
+    tokens = compared_tokens(
+        compared, chosen[0], mask_padding=mask_padding, may_be_none=count is not None
+    )
     target = _target_of(reference, tokens, chosen[0])
     if count is None:
         count = tokens.mask.sum()
@@ -176,7 +180,7 @@ def _target_of(reference: Reference, tokens: Compared, state: Tensor) -> _Target
 
 
 def _check_numbers(weight: float | int, power: float | int) -> None:
-    if not weight >= 0:
+    if not 0 <= weight < math.inf:
         raise InputError(f"decorrelation_loss: the weight is {weight}; give 0 or more.")
-    if not power > 0:
+    if not 1 <= power < math.inf:
         raise InputError(f"decorrelation_loss: the power is {power}; give 1, 2 or more.")

@@ -36,7 +36,8 @@ class SinkTrainer(Trainer):
     """A Trainer whose loss has the decorrelation term beside the model's own.
 
     Which tokens are compared with BOS comes with every batch, as its entry ``"compared"`` (a mask
-    ``(sample, token)`` of True and False, or the layouts), or from the callable. An entry
+    ``(sample, token)`` of True and False in a batch that is padded on the right, or the layouts),
+    or from the callable. An entry
     ``"names"`` tells the samples' names, for messages. The model sees neither. The logs have
     ``cross_entropy`` and ``decorrelation`` (as it is added, so times its weight) apart. In
     evaluation the loss is the model's own.
@@ -59,8 +60,7 @@ class SinkTrainer(Trainer):
 
     Example:
         >>> trainer = SinkTrainer(                                        # doctest: +SKIP
-        ...     model, arguments, train_dataset=data, weight=10.0,
-        ...     compared=lambda batch: (batch["labels"] == -100) & batch["not_bos"],
+        ...     model, arguments, train_dataset=data, data_collator=with_compared, weight=10.0
         ... )
         >>> trainer.train()                                               # doctest: +SKIP
     """
@@ -107,10 +107,10 @@ class SinkTrainer(Trainer):
     ) -> Any:
         """The model's loss, and the term while it trains; see `Trainer.compute_loss`."""
         inputs = dict(inputs)
-        compared = self._compared_of(inputs)
+        weight = self._weight() if model.training else 0.0
+        compared = self._compared_of(inputs) if weight > 0 else None
         names = inputs.pop(NAMES, None)
         inputs.pop(COMPARED, None)
-        weight = self._weight() if model.training else 0.0
         scaled = {"num_items_in_batch": num_items_in_batch}
         if weight == 0:
             loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **scaled)
@@ -156,6 +156,7 @@ class SinkTrainer(Trainer):
                 f"{', '.join(map(str, inputs))}); let the data set or collator give a mask of the "
                 "tokens that are compared with BOS, or give compared= a function of the batch."
             )
+        _refuse_left_padding(inputs.get("attention_mask"), compared)
         padding = self.decorrelation.get("mask_padding", True)
         return count_compared(compared, mask_padding=padding)
 
@@ -198,7 +199,19 @@ def count_compared(compared: ComparedTokens, *, mask_padding: bool = True) -> in
         return int(compared.sum())
     layouts = [compared] if isinstance(compared, TokenLayout) else list(compared)
     blank = torch.empty(len(layouts), len(layouts[0]) if layouts else 0, 0)
-    return int(compared_tokens(layouts, blank, mask_padding=mask_padding).mask.sum())
+    found = compared_tokens(layouts, blank, mask_padding=mask_padding, may_be_none=True)
+    return int(found.mask.sum())
+
+
+def _refuse_left_padding(attention_mask: Any, compared: ComparedTokens) -> None:
+    """A mask compares with position 0, which is padding in a sample that is padded on the left."""
+    if not isinstance(attention_mask, Tensor) or not isinstance(compared, Tensor):
+        return
+    if attention_mask.ndim == 2 and not bool(attention_mask[:, 0].all()):
+        raise InputError(
+            "SinkTrainer: the batch is padded on the left, so position 0 of a sample is padding "
+            "and no BOS; pad on the right, or give the layouts."
+        )
 
 
 def _refuse(args: TrainingArguments) -> None:

@@ -155,10 +155,17 @@ def _c4(e: Evidence) -> Claim:
         statement,
         "summary by others; the figure agrees",
         verdict,
-        f"Of {len(found)} massive tokens (clip, layer) other than BOS, {inside:.0%} have massive "
-        f"features of BOS only, {same:.0%} all of them: they cross the threshold at fewer.",
+        f"Of {len(found)} massive tokens (clip, layer) other than BOS ({_labels(found)}), "
+        f"{inside:.0%} have massive features of BOS only and {same:.0%} all of them; on average "
+        f"they share {found['shared'].mean():.1f} of their {found['own'].mean():.1f}.",
         "",
     )
+
+
+def _labels(found: pd.DataFrame) -> str:
+    """The commonest labels with their shares."""
+    shares = found["label"].value_counts(normalize=True).head(2)
+    return ", ".join(f"`{label}` {share:.0%}" for label, share in shares.items())
 
 
 def _c5(e: Evidence) -> Claim:
