@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sinkscope.experiments.decorrelation.evidence import Evidence
+from sinkscope.experiments.decorrelation.evidence import Evidence, labels_of, share_of
 from sinkscope.experiments.decorrelation.plan import LEVELS, TASKS
 from sinkscope.experiments.decorrelation.results import difference, sample_of
 
@@ -116,10 +116,10 @@ def _c3(e: Evidence) -> Claim:
     )
     if not len(others) and not len(tokens):
         return _claim_c3(OPEN, "No intermediate sink and no massive token was found.")
-    own = _share(others["massive"])
-    also = _share(tokens["is_sink"]) if len(tokens) else np.nan
+    own = share_of(others["massive"])
+    also = share_of(tokens["is_sink"]) if len(tokens) else np.nan
     verdict = HOLDS if min(own, also) >= MOSTLY else FAILS if max(own, also) < 0.5 else PARTLY
-    bos = _share(sinks.loc[sinks["kind"] == "bos", "massive"])
+    bos = share_of(sinks.loc[sinks["kind"] == "bos", "massive"])
     first, last = e.massive_layers()
     tokens_said = f"of {len(tokens)} massive tokens other than BOS {also:.0%} are sinks"
     return _claim_c3(
@@ -128,12 +128,6 @@ def _c3(e: Evidence) -> Claim:
         f"{tokens_said if len(tokens) else 'no token but BOS is massive where it was looked'}. BOS "
         f"is massive from block {first} to block {last} of blocks 0 to 3.",
     )
-
-
-def _share(values: Any) -> float:
-    """The share of true values; NaN of none."""
-    found = np.asarray(values, float)
-    return float(found.mean()) if len(found) else np.nan
 
 
 def _claim_c3(verdict: str, evidence: str) -> Claim:
@@ -147,25 +141,19 @@ def _c4(e: Evidence) -> Claim:
     statement = "The massive features are the same at all sinks"
     if not len(found):
         return Claim("C4", statement, "summary by others", OPEN, "No token but BOS is massive.", "")
-    same = _share((found["shared"] == found["own"]) & (found["own"] == found["bos"]))
-    inside = _share(found["shared"] == found["own"])
+    same = share_of((found["shared"] == found["own"]) & (found["own"] == found["bos"]))
+    inside = share_of(found["shared"] == found["own"])
     verdict = HOLDS if same >= MOSTLY else PARTLY if inside >= MOSTLY else FAILS
     return Claim(
         "C4",
         statement,
         "summary by others; the figure agrees",
         verdict,
-        f"Of {len(found)} massive tokens (clip, layer) other than BOS ({_labels(found)}), "
+        f"Of {len(found)} massive tokens (clip, layer) other than BOS ({labels_of(found)}), "
         f"{inside:.0%} have massive features of BOS only and {same:.0%} all of them; on average "
         f"they share {found['shared'].mean():.1f} of their {found['own'].mean():.1f}.",
         "",
     )
-
-
-def _labels(found: pd.DataFrame) -> str:
-    """The commonest labels with their shares."""
-    shares = found["label"].value_counts(normalize=True).head(2)
-    return ", ".join(f"`{label}` {share:.0%}" for label, share in shares.items())
 
 
 def _c5(e: Evidence) -> Claim:
@@ -174,7 +162,7 @@ def _c5(e: Evidence) -> Claim:
     statement = "They are made by an early MLP, through its gated linear unit"
     if not len(births):
         return Claim("C5", statement, "abstract; layer and gate: summary by others", OPEN, "", "")
-    share = _share(births["part"] == "mlp")
+    share = share_of(births["part"] == "mlp")
     layers = births.loc[births["part"] == "mlp", "layer"].value_counts(normalize=True)
     neurons = [_leading(own) for _, own in e.closer("neurons").groupby("seed")]
     verdict = HOLDS if share >= MOSTLY else PARTLY if share >= 0.5 else FAILS

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from sinkscope.experiments.decorrelation.plan import (
 )
 from sinkscope.experiments.decorrelation.results import Sample, difference, sample_of
 
-__all__ = ["Evidence"]
+__all__ = ["Evidence", "labels_of", "share_of"]
 
 Interval = tuple[float, float, float]
 """A point, and the ends of its interval."""
@@ -110,3 +111,15 @@ class Evidence:
             above = np.mean([one.above for one in cells], axis=0)
             sides.append(Sample(above, cells[0].below))
         return difference(*sides)
+
+
+def share_of(values: Any) -> float:
+    """The share of true values; NaN of none."""
+    found = np.asarray(values, float)
+    return float(found.mean()) if len(found) else np.nan
+
+
+def labels_of(found: pd.DataFrame) -> str:
+    """The commonest labels with their shares."""
+    shares = found["label"].value_counts(normalize=True).head(2)
+    return ", ".join(f"`{label}` {share:.0%}" for label, share in shares.items())

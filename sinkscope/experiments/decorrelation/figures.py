@@ -180,7 +180,9 @@ def place_bars(places: pd.DataFrame) -> Figure:
         places: ``task side label segment per_clip``.
     """
     with plt.rc_context(STYLE):
-        figure, panels = plt.subplots(1, len(TASKS), figsize=(9, 3.2), layout="constrained")
+        figure, panels = plt.subplots(
+            1, len(TASKS), figsize=(9, 3.4), sharex=True, layout="constrained"
+        )
         for axes, task in zip(panels, TASKS, strict=True):
             own = places.loc[places["task"] == task]
             order = own.groupby("label")["per_clip"].sum().sort_values(ascending=False).index[:7]
@@ -196,5 +198,5 @@ def place_bars(places: pd.DataFrame) -> Figure:
             axes.set_title(task)
             axes.set_xlabel("sinks a clip")
             axes.grid(axis="x", color="#EDEDED", lw=0.8)
-        panels[-1].legend(loc="lower right")
+        figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside upper right", ncols=2)
     return figure
