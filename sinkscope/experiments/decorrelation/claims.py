@@ -9,7 +9,6 @@ for a large one. Depends on pandas.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
