@@ -119,7 +119,7 @@ def test_two_runs(
 def test_runs_that_do_not_go_together(runs: Sequence[Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
     a, b, strict, other = runs
-    assert "with threshold 0.3" in refused(a, strict, output=out)
+    assert "states 0.3 as its threshold" in refused(a, strict, output=out)
     assert "another order" in refused(a, other, output=out)
     assert "leave INPUT" in refused(a, b, CLIPS[0], output=out)
     assert "--layers cannot change" in refused(a, b, output=out, layers="0")
@@ -166,3 +166,15 @@ def test_the_command_and_markup_in_names(tmp_path: Path) -> None:
     assert again.returncode == 2
     assert again.stderr.count("\n") == 1
     assert "older run" in again.stderr
+
+
+def test_what_must_not_be_overwritten(runs: Sequence[Path], tmp_path: Path) -> None:
+    a, b = runs[:2]
+    assert "is one of the two runs" in refused(a, b, output=a, overwrite=True)
+    trained = tmp_path / "trained"
+    (trained / "checkpoints").mkdir(parents=True)
+    (trained / "model").mkdir()
+    (trained / "run.json").write_text("{}")
+    assert "training run" in refused(a, b, output=trained, overwrite=True)
+    assert (trained / "model").is_dir()
+    assert "is a training run; give" in refused(trained, b, output=tmp_path / "out")
