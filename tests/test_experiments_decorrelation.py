@@ -18,6 +18,7 @@ from sinkscope.experiments.decorrelation.plan import (
     LEVELS,
     Arm,
     Cell,
+    Sizes,
     cells_of,
     own,
     shared,
