@@ -122,7 +122,8 @@ def test_killed_twice(unbroken, tmp_path):
 def test_what_a_run_leaves(unbroken):
     _, out = unbroken
     names = {path.name for path in out.iterdir()}
-    assert names == {"checkpoints", "config.yaml", "log.csv", "model", "run.json", "tensorboard"}
+    folders = {"checkpoints", "model", "tensorboard"}
+    assert names == folders | {"config.yaml", "lock", "log.csv", "run.json"}
     assert list((out / "tensorboard").glob("events.*"))
     rows = logged(out)
     assert [int(row["step"]) for row in rows] == list(range(1, 31))

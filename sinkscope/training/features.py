@@ -5,6 +5,7 @@ nothing stale is ever read.
 """
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -79,7 +80,7 @@ class FeatureCache:
         """Keep a clip's features; a file is whole or not there."""
         for stream, frames in features.items():
             path = self._path(entry, stream)
-            part = path.with_suffix(".part")
+            part = path.with_suffix(f".{os.getpid()}.part")
             save_file({"frames": frames}, part)
             part.replace(path)
 
