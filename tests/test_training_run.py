@@ -5,14 +5,16 @@ import json
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
 import sinkscope as ss
 from sinkscope.avsr.corpora import read_corpus
 from sinkscope.avsr.manifest import Entry
 from sinkscope.errors import CheckpointError, InputError
-from sinkscope.training.batches import ClipBatches
+from sinkscope.training.batches import ClipBatches, refuse_unusable
 from sinkscope.training.config import DecorrelationConfig, LoraConfig, NoiseConfig, TrainConfig
 from sinkscope.training.guard import NotFiniteError, refuse_infinite_weights
 from sinkscope.training.run import train
@@ -178,6 +180,87 @@ def test_a_loss_that_is_no_number_stops_it(corpus, tmp_path):
     config = replace(config, save_every=1, decorrelation=DecorrelationConfig(1.0))
     with pytest.raises(NotFiniteError, match=r"step \d+ is not finite.*clip\d.*checkpoint"):
         train(config, tmp_path / "out", quiet=True)
+
+
+@pytest.mark.parametrize("which", ["train", "dev"])
+def test_a_bad_clip_is_refused_at_the_start(corpus, tmp_path, which):
+    """The one bad clip is the last, and no step is made."""
+    clips = tmp_path / "clips"
+    shutil.copytree(corpus.parent, clips)
+    soundfile.write(clips / "short.wav", np.full(1500, 0.1, np.float32), 16_000)
+    shutil.copy(ss.bundled_clips()[0], clips / "both.mp4")
+    good = "path,text\nboth.mp4,bin blue at f two now\n"
+    cases = [("clip0.wav,bin blue", ["audiovisual"], "row 3: the clip has no video")]
+    cases += [("clip0.wav,", ["audio"], "row 3 has no text")]
+    if which == "train":
+        cases += [("clip0.wav,bin xylophone", ["audio"], "row 3: The tokenizer knows not every")]
+        cases += [("short.wav,bin", ["audio"], "row 3: .*less than one token at audio rate 16")]
+    for number, (row, modalities, words) in enumerate(cases):
+        manifest = clips / "bad.csv"
+        manifest.write_text(f"{good}{row}\n")
+        fine = clips / "fine.csv"
+        fine.write_text(good)
+        given = {"train": str(fine), "dev": str(fine)} | {which: str(manifest)}
+        config = config_of(corpus, modalities=modalities, audio_rates=[4, 16], **given)
+        with pytest.raises(InputError, match=words):
+            train(config, tmp_path / str(number), quiet=True)
+        assert not (tmp_path / str(number) / "log.csv").exists()
+
+
+def test_the_edge_of_a_token_is_exact(corpus, tmp_path):
+    """What is refused at the start is what the batch would refuse, and no more."""
+    own, said = model(), []
+    config = config_of(corpus, audio_rates=[16])
+    for samples in range(4320, 5920, 80):
+        path = tmp_path / f"{samples}.wav"
+        soundfile.write(path, np.full(samples, 0.1, np.float32), 16_000)
+        entry = Entry(path, text="bin blue")
+        outcomes = []
+        for attempt in (
+            lambda entry=entry: refuse_unusable(own, [entry], config=config),
+            lambda entry=entry: ClipBatches(own, [entry], config=config, count=1)[0],
+        ):
+            try:
+                attempt()
+                outcomes.append(True)
+            except InputError:
+                outcomes.append(False)
+        said.append(outcomes)
+    assert all(one == other for one, other in said)
+    assert {one for one, _ in said} == {True, False}
+
+
+def test_what_is_watched_and_saved_is_what_was_trained(corpus, tmp_path, monkeypatch):
+    from sinkscope.training import run
+
+    seen = []
+    own = run.SinkCallback
+
+    def callback(clips, **given):
+        seen.append(given["subject"])
+        return own(clips, **given)
+
+    monkeypatch.setattr(run, "SinkCallback", callback)
+    config = config_of(corpus, audio_rates=[8, 4], dev=str(corpus), watch_every=1, steps=1)
+    train(config, tmp_path / "out", quiet=True)
+    assert seen[0].modality == "audio"
+    assert seen[0].model.config.audio_rates == (8, 4)
+    saved = ss.load(str(tmp_path / "out" / "model")).model.config
+    assert saved.audio_rates == (8, 4)
+    assert saved.video_rates == ss.load("tiny-avsr").model.config.video_rates
+
+
+def test_an_evaluation_that_fails_leaves_a_finished_run(corpus, tmp_path, monkeypatch):
+    from sinkscope.training import run
+
+    def fail(*args, **kwargs):
+        raise InputError("None of the clips could be evaluated.")
+
+    monkeypatch.setattr(run, "evaluate", fail)
+    told = train(config_of(corpus, dev=str(corpus), steps=1), tmp_path / "out", quiet=True)
+    assert told["status"] == "finished"
+    assert told["dev"] is None
+    assert "None of the clips" in told["dev_error"]
 
 
 def stopped(config, folder, monkeypatch, *, after):
@@ -355,6 +438,8 @@ def test_corpora_that_cannot_be_learned_from(corpus, tmp_path):
     config = config_of(corpus, modalities=["video"])
     with pytest.raises(InputError, match="has no video, which this run needs"):
         train(config, tmp_path / "b", quiet=True)
+    with pytest.raises(InputError, match="has no video, which this run needs"):
+        ClipBatches(model(), read_corpus(corpus).entries, config=config, count=1)[0]
     entry = Entry(corpus.parent / "clip0.wav", text="bin blue", frames=20)
     data = ClipBatches(model(), [entry], config=config_of(corpus, audio_rates=[200]), count=1)
     with pytest.raises(InputError, match="less than one token"):

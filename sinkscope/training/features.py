@@ -12,19 +12,36 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from av.stream import Disposition
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sinkscope.avsr.clip import Clip
+from sinkscope.avsr.decode import open_media
 from sinkscope.avsr.manifest import Entry
 from sinkscope.avsr.model import LlamaAvsr
 from sinkscope.subjects.anatomy import anatomy_of
 from sinkscope.subjects.running import model_hash
 
-__all__ = ["FeatureCache", "encode_alone", "encoder_inputs"]
+__all__ = ["FeatureCache", "encode_alone", "encoder_inputs", "streams_of"]
 
 VERSION = 1
+
+
+def streams_of(entry: Entry) -> set[str]:
+    """``"audio"``, ``"video"`` or both, by the headers of a clip's files.
+
+    Raises:
+        InputError: a file is missing, or no media file.
+    """
+    sound, picture = entry.source if isinstance(entry.source, tuple) else (entry.source,) * 2
+    with open_media(sound) as container:
+        found = {"audio"} if container.streams.audio else set()
+    with open_media(picture) as container:
+        covers = Disposition.attached_pic | Disposition.timed_thumbnails
+        pictures = [one for one in container.streams.video if not one.disposition & covers]
+    return found | ({"video"} if pictures else set())
 
 
 def encoder_inputs(model: LlamaAvsr, stream: str, clips: Sequence[Clip]) -> dict[str, Any]:

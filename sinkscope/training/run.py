@@ -27,12 +27,18 @@ from sinkscope.avsr.evaluation import Running, Settings, evaluate
 from sinkscope.avsr.loading import load_clip
 from sinkscope.avsr.manifest import Corpus, Entry
 from sinkscope.avsr.model import LlamaAvsr
+from sinkscope.avsr.streams import MODALITIES
 from sinkscope.errors import InputError
 from sinkscope.subjects.anatomy import anatomy_of
 from sinkscope.subjects.avsr import AvsrSubject, avsr_subject
 from sinkscope.subjects.running import evaluating, model_hash
 from sinkscope.subjects.subject import load
-from sinkscope.training.batches import TARGETS, ClipBatches
+from sinkscope.training.batches import (
+    TARGETS,
+    ClipBatches,
+    refuse_unusable,
+    trained_modalities,
+)
 from sinkscope.training.callbacks import SinkCallback, undisturbed
 from sinkscope.training.config import TrainConfig
 from sinkscope.training.guard import refuse_infinite_weights
@@ -95,6 +101,8 @@ def _train(config: TrainConfig, run: RunFolder, *, quiet: bool) -> None:
         raise InputError(f"train: {subject.name} takes no clips; give an audio-visual LLM.")
     corpus, dev = _corpus(config, config.train), _corpus(config, config.dev)
     model = subject.model
+    refuse_unusable(model, corpus.entries, config=config)
+    refuse_unusable(model, dev.entries, config=config, learned=False)
     run.start(_origin(model, corpus, dev))
     wrapped = prepare_for_training(model, config)
     checkpoint = run.last_checkpoint()
@@ -177,7 +185,8 @@ def _trainer(
     callbacks = [_Files(run, model), TensorBoardCallback(_writer(run))]
     if config.watch_every:
         clips = [load_clip(entry) for entry in dev.entries[:WATCHED]]
-        watched = avsr_subject(model.model)
+        widest = max(trained_modalities(model.model, config), key=lambda one: len(MODALITIES[one]))
+        watched = avsr_subject(model.model).with_options(modality=widest)
         callbacks.append(SinkCallback(clips, every=config.watch_every, subject=watched))
     trainer = ClipTrainer(
         model,
