@@ -10,7 +10,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +69,20 @@ class ClipTrainer(SinkTrainer):
         return SequentialSampler(self.train_dataset)  # pyright: ignore[reportArgumentType]
 
 
-def train(config: TrainConfig, folder: str | Path, *, quiet: bool = False) -> dict[str, Any]:
+def train(
+    config: TrainConfig,
+    folder: str | Path,
+    *,
+    quiet: bool = False,
+    say: Callable[[str], object] = lambda _: None,
+) -> dict[str, Any]:
     """Train an audio-visual LLM, or go on with a run that was stopped.
 
     Args:
         config: of the run.
         folder: where everything goes; see `RunFolder`. ``model`` in it is what `ss.load` takes.
         quiet: whether to draw no bar.
+        say: told at the start how many rows of a corpus were left out, if any.
 
     Returns:
         What ``run.json`` says: the word errors on dev among it.
@@ -89,17 +96,24 @@ def train(config: TrainConfig, folder: str | Path, *, quiet: bool = False) -> di
     if run.finished:
         return run.told or {}
     with run.running():
-        _train(config, run, quiet=quiet)
+        _train(config, run, quiet=quiet, say=say)
     return run.told or {}
 
 
-def _train(config: TrainConfig, run: RunFolder, *, quiet: bool) -> None:
+def _train(
+    config: TrainConfig, run: RunFolder, *, quiet: bool, say: Callable[[str], object]
+) -> None:
     """Train in a folder that is held."""
     set_seed(config.seed)
     subject = load(config.model, dtype="float32")
     if not isinstance(subject, AvsrSubject):
         raise InputError(f"train: {subject.name} takes no clips; give an audio-visual LLM.")
     corpus, dev = _corpus(config, config.train), _corpus(config, config.dev)
+    for name, one in (("train", corpus), ("dev", dev)):
+        if one.failures:
+            rows = len(one.entries) + len(one.failures)
+            left = f"{name}: {len(one.failures)} of {rows} rows were left out"
+            say(f"{left}: {one.failures[0].reason}")
     model = subject.model
     refuse_unusable(model, corpus.entries, config=config)
     refuse_unusable(model, dev.entries, config=config, learned=False)
