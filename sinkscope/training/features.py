@@ -1,10 +1,13 @@
 """What enters an encoder, what leaves it, and a folder that keeps the latter. Depends on torch.
 
+Also says, in hashes, what model and corpora a run begins with.
+
 A kept file is named by the media file's content, the encoder's weights and the stream, so that
 nothing stale is ever read.
 """
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -24,7 +27,7 @@ from sinkscope.avsr.model import LlamaAvsr
 from sinkscope.subjects.anatomy import anatomy_of
 from sinkscope.subjects.running import model_hash
 
-__all__ = ["FeatureCache", "encode_alone", "encoder_inputs", "streams_of"]
+__all__ = ["FeatureCache", "encode_alone", "encoder_inputs", "origin_of", "streams_of"]
 
 VERSION = 1
 
@@ -65,6 +68,15 @@ def encode_alone(model: LlamaAvsr, stream: str, clip: Clip) -> Tensor:
     finally:
         encoder.train(training)
     return frames[0, : int(given["lengths"][0])].float().cpu().contiguous()
+
+
+def origin_of(model: LlamaAvsr, **corpora: Sequence[Entry]) -> dict[str, str]:
+    """Hashes of what a run begins with: the model's weights, and each corpus's paths and texts."""
+    found = {"model": model_hash(model, anatomy_of(model.llm))}
+    for name, entries in corpora.items():
+        rows = json.dumps([(str(entry.path), entry.text) for entry in entries])
+        found[name] = hashlib.blake2b(rows.encode(), digest_size=8).hexdigest()
+    return found
 
 
 class FeatureCache:

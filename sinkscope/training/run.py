@@ -4,13 +4,11 @@ Called again after it was stopped, at whatever moment, it goes on from its last 
 ends with the parameters of an unbroken run (to the bit on a CPU).
 """
 
-import hashlib
-import json
 import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +24,10 @@ from sinkscope.avsr.decoding import Decoding
 from sinkscope.avsr.evaluation import Running, Settings, evaluate
 from sinkscope.avsr.loading import load_clip
 from sinkscope.avsr.manifest import Corpus, Entry
-from sinkscope.avsr.model import LlamaAvsr
 from sinkscope.avsr.streams import MODALITIES
 from sinkscope.errors import InputError
-from sinkscope.subjects.anatomy import anatomy_of
 from sinkscope.subjects.avsr import AvsrSubject, avsr_subject
-from sinkscope.subjects.running import evaluating, model_hash
+from sinkscope.subjects.running import evaluating
 from sinkscope.subjects.subject import load
 from sinkscope.training.batches import (
     TARGETS,
@@ -41,6 +37,7 @@ from sinkscope.training.batches import (
 )
 from sinkscope.training.callbacks import SinkCallback, undisturbed
 from sinkscope.training.config import TrainConfig
+from sinkscope.training.features import origin_of
 from sinkscope.training.guard import refuse_infinite_weights
 from sinkscope.training.run_folder import RunFolder
 from sinkscope.training.schedule import WeightSchedule
@@ -117,7 +114,7 @@ def _train(
     model = subject.model
     refuse_unusable(model, corpus.entries, config=config)
     refuse_unusable(model, dev.entries, config=config, learned=False)
-    run.start(_origin(model, corpus, dev))
+    run.start(origin_of(model, train=corpus.entries, dev=dev.entries))
     wrapped = prepare_for_training(model, config)
     checkpoint = run.last_checkpoint()
     start = time.monotonic()
@@ -138,21 +135,6 @@ def _train(
             **_dev_errors(wrapped, dev.entries, config),
         }
     )
-
-
-def _origin(model: LlamaAvsr, corpus: Corpus, dev: Corpus) -> dict[str, str]:
-    """Hashes of what a run must find again when it goes on."""
-    return {
-        "train": _hash_of(corpus.entries),
-        "dev": _hash_of(dev.entries),
-        "model": model_hash(model, anatomy_of(model.llm)),
-    }
-
-
-def _hash_of(entries: Sequence[Entry]) -> str:
-    """A hash of the clips' paths and texts, in their order."""
-    rows = [(str(entry.path), entry.text) for entry in entries]
-    return hashlib.blake2b(json.dumps(rows).encode(), digest_size=8).hexdigest()
 
 
 def _dev_errors(model: SpokenModel, entries: list[Entry], config: TrainConfig) -> dict[str, Any]:

@@ -89,12 +89,9 @@ class RunFolder:
             told = json.loads(file.read_text(encoding="utf-8"))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise InputError(f"{file} is damaged ({error}); choose another folder.") from error
-        if not isinstance(told, dict):
-            raise InputError(
-                f"{file} holds a {type(told).__name__} and is of no training run; choose another "
-                "folder."
-            )
-        return told
+        if isinstance(told, dict):
+            return told
+        raise InputError(f"{file} holds a list or a number and no run; choose another folder.")
 
     @property
     def finished(self) -> bool:
@@ -104,7 +101,7 @@ class RunFolder:
     @property
     def has_begun(self) -> bool:
         """Whether there is something to go on from."""
-        return self.finished or any(_is_complete(path) for path in self._checkpoints())
+        return self.finished or any((path / COMPLETE).is_file() for path in self._checkpoints())
 
     @property
     def checkpoints(self) -> Path:
@@ -118,7 +115,7 @@ class RunFolder:
             InputError: a file of it is not as it was written.
         """
         for path in self._checkpoints():
-            if _is_complete(path):
+            if (path / COMPLETE).is_file():
                 _refuse_damaged(path)
                 return path
             shutil.rmtree(path)
@@ -171,8 +168,9 @@ class RunFolder:
 
     def _checkpoints(self) -> list[Path]:
         """What the Trainer wrote, the last first; folders of other names are no concern."""
-        found = self.checkpoints.glob("checkpoint-*")
-        return sorted((path for path in found if _is_step(path)), key=_step, reverse=True)
+        found = [one for one in self.checkpoints.glob("checkpoint-*") if one.is_dir()]
+        numbered = [one for one in found if one.name.removeprefix("checkpoint-").isdecimal()]
+        return sorted(numbered, key=_step, reverse=True)
 
     def _write(self, told: Mapping[str, Any]) -> None:
         text = json.dumps(told, indent=2, ensure_ascii=False) + "\n"
@@ -228,14 +226,11 @@ class RunFolder:
 
 def _is_beginning(folder: Path) -> bool:
     """Whether a folder is empty, or holds what a run leaves that is killed in its first moment."""
-    names = {path.name for path in folder.iterdir()}
-    if not names <= BEGINNING:
+    if not {path.name for path in folder.iterdir()} <= BEGINNING:
         return False
+    file = folder / "config.yaml"
     try:
-        settings = folder / "config.yaml"
-        return not settings.exists() or TrainConfig.read(settings).to_yaml() == settings.read_text(
-            encoding="utf-8"
-        )
+        return not file.exists() or TrainConfig.read(file).to_yaml() == file.read_text("utf-8")
     except InputError:
         return False  # a file of the user's own
 
@@ -254,10 +249,6 @@ def _held(file: Path) -> Iterator[None]:
                 "choose another folder."
             ) from error
         yield
-
-
-def _is_complete(checkpoint: Path) -> bool:
-    return (checkpoint / COMPLETE).is_file()
 
 
 def _refuse_damaged(checkpoint: Path) -> None:
@@ -292,10 +283,6 @@ def commit_of_package() -> str | None:
     except OSError:
         return None
     return done.stdout.strip() or None if done.returncode == 0 else None
-
-
-def _is_step(path: Path) -> bool:
-    return path.name.rpartition("-")[2].isdecimal() and path.is_dir()
 
 
 def _step(path: Path) -> int:
