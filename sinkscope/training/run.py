@@ -215,7 +215,6 @@ def _arguments(config: TrainConfig, run: RunFolder, quiet: bool) -> TrainingArgu
         seed=config.seed,
         logging_steps=config.log_every,
         save_steps=config.save_every,
-        save_total_limit=2,
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         report_to=[],

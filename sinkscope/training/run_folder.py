@@ -122,10 +122,12 @@ class RunFolder:
         return None
 
     def mark_complete(self, step: int) -> None:
-        """Say that the checkpoint of a step is whole, and how long its files are."""
+        """Say that the checkpoint of a step is whole, and how long its files are; two are kept."""
         folder = self.checkpoints / f"checkpoint-{step}"
         sizes = {one.name: one.stat().st_size for one in sorted(folder.iterdir()) if one.is_file()}
         _replace(folder / COMPLETE, json.dumps(sizes))
+        for older in self._checkpoints()[2:]:
+            shutil.rmtree(older)
 
     def start(self, origin: Mapping[str, Any]) -> None:
         """Say that the run goes on, and from what it began.
@@ -170,7 +172,7 @@ class RunFolder:
         """What the Trainer wrote, the last first; folders of other names are no concern."""
         found = [one for one in self.checkpoints.glob("checkpoint-*") if one.is_dir()]
         numbered = [one for one in found if one.name.removeprefix("checkpoint-").isdecimal()]
-        return sorted(numbered, key=_step, reverse=True)
+        return sorted(numbered, key=lambda one: int(one.name.rpartition("-")[2]), reverse=True)
 
     def _write(self, told: Mapping[str, Any]) -> None:
         text = json.dumps(told, indent=2, ensure_ascii=False) + "\n"
@@ -283,10 +285,6 @@ def commit_of_package() -> str | None:
     except OSError:
         return None
     return done.stdout.strip() or None if done.returncode == 0 else None
-
-
-def _step(path: Path) -> int:
-    return int(path.name.rpartition("-")[2])
 
 
 def _now() -> str:
