@@ -20,6 +20,11 @@ def main(checkpoint: str = "tiny-avsr", *paths: str) -> None:
     subject = ss.load(checkpoint, dtype="float32")
     model = subject.model
     clips = [ss.read_clip(path) for path in paths or ss.bundled_clips()]
+    for clip in clips:
+        if not clip.text:
+            raise SystemExit(
+                f"{clip.name} has no text to learn; read it with ss.read_clip(path, text=...)."
+            )
     before = ss.record(subject, clips)
 
     trained = [p for name, p in model.named_parameters() if "encoder" not in name]

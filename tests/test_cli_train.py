@@ -16,10 +16,13 @@ from safetensors.torch import load_file
 
 import sinkscope as ss
 from sinkscope.avsr.lora import peft_name
+from sinkscope.cli.train import train as command
 from sinkscope.errors import InputError
 from sinkscope.training.config import TrainConfig
 from sinkscope.training.run import train
 from tests.training_corpus import write_corpus, write_settings
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*pin_memory.*")
 
 ROOT = Path(__file__).parents[1]
 QUIET = os.environ | {
@@ -122,7 +125,8 @@ def test_killed_twice(unbroken, tmp_path):
 def test_what_a_run_leaves(unbroken):
     _, out = unbroken
     names = {path.name for path in out.iterdir()}
-    assert names == {"checkpoints", "config.yaml", "log.csv", "model", "run.json", "tensorboard"}
+    folders = {"checkpoints", "model", "tensorboard"}
+    assert names == folders | {"config.yaml", "lock", "log.csv", "run.json"}
     assert list((out / "tensorboard").glob("events.*"))
     rows = logged(out)
     assert [int(row["step"]) for row in rows] == list(range(1, 31))
@@ -166,6 +170,17 @@ def test_another_configuration_or_version_is_refused(unbroken, tmp_path):
         (copy / "run.json").write_text(json.dumps(told | changed))
         with pytest.raises(InputError, match=words):
             train(TrainConfig.read(config), copy)
+
+
+def test_rows_that_were_left_out_are_told(tmp_path, capsys):
+    manifest = write_corpus(tmp_path / "clips")
+    manifest.write_text(manifest.read_text() + "nowhere.wav,bin blue\n")
+    config = write_settings(tmp_path / "config.yaml", manifest, steps=1)
+    command(config, tmp_path / "out", quiet=True)
+    said = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in said[:3]] == ["train", "dev", "audio"]
+    assert said[0].startswith("train: 1 of 7 rows were left out: ")
+    assert "row 8: there is no file" in said[0]
 
 
 def test_an_unknown_key_is_one_line_and_exit_2(unbroken, tmp_path):

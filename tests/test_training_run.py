@@ -1,18 +1,24 @@
 """Training on clips learns, lowers its term, keeps what is frozen, and stops in words."""
 
+import fcntl
+import json
+import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
 import sinkscope as ss
 from sinkscope.avsr.corpora import read_corpus
 from sinkscope.avsr.manifest import Entry
 from sinkscope.errors import CheckpointError, InputError
-from sinkscope.training.batches import ClipBatches
+from sinkscope.training.batches import ClipBatches, refuse_unusable
 from sinkscope.training.config import DecorrelationConfig, LoraConfig, NoiseConfig, TrainConfig
-from sinkscope.training.guard import NotFiniteError
+from sinkscope.training.guard import NotFiniteError, refuse_infinite_weights
 from sinkscope.training.run import train
+from sinkscope.training.run_folder import RunFolder
 from sinkscope.training.spoken import prepare_for_training
 from tests.training_corpus import settings, write_corpus
 
@@ -176,6 +182,255 @@ def test_a_loss_that_is_no_number_stops_it(corpus, tmp_path):
         train(config, tmp_path / "out", quiet=True)
 
 
+@pytest.mark.parametrize("which", ["train", "dev"])
+def test_a_bad_clip_is_refused_at_the_start(corpus, tmp_path, which):
+    """The one bad clip is the last, and no step is made."""
+    clips = tmp_path / "clips"
+    shutil.copytree(corpus.parent, clips)
+    soundfile.write(clips / "short.wav", np.full(1500, 0.1, np.float32), 16_000)
+    shutil.copy(ss.bundled_clips()[0], clips / "both.mp4")
+    good = "path,text\nboth.mp4,bin blue at f two now\n"
+    cases = [("clip0.wav,bin blue", ["audiovisual"], "row 3: the clip has no video")]
+    cases += [("clip0.wav,", ["audio"], "row 3 has no text")]
+    if which == "train":
+        cases += [("clip0.wav,bin xylophone", ["audio"], "row 3: The tokenizer knows not every")]
+        cases += [("short.wav,bin", ["audio"], "row 3: .*less than one token at audio rate 16")]
+    for number, (row, modalities, words) in enumerate(cases):
+        manifest = clips / "bad.csv"
+        manifest.write_text(f"{good}{row}\n")
+        fine = clips / "fine.csv"
+        fine.write_text(good)
+        given = {"train": str(fine), "dev": str(fine)} | {which: str(manifest)}
+        config = config_of(corpus, modalities=modalities, audio_rates=[4, 16], **given)
+        with pytest.raises(InputError, match=words):
+            train(config, tmp_path / str(number), quiet=True)
+        assert not (tmp_path / str(number) / "log.csv").exists()
+
+
+def test_the_edge_of_a_token_is_exact(corpus, tmp_path):
+    """What is refused at the start is what the batch would refuse, and no more."""
+    own, said = model(), []
+    config = config_of(corpus, audio_rates=[16])
+    for samples in range(4320, 5920, 80):
+        path = tmp_path / f"{samples}.wav"
+        soundfile.write(path, np.full(samples, 0.1, np.float32), 16_000)
+        entry = Entry(path, text="bin blue")
+        outcomes = []
+        for attempt in (
+            lambda entry=entry: refuse_unusable(own, [entry], config=config),
+            lambda entry=entry: ClipBatches(own, [entry], config=config, count=1)[0],
+        ):
+            try:
+                attempt()
+                outcomes.append(True)
+            except InputError:
+                outcomes.append(False)
+        said.append(outcomes)
+    assert all(one == other for one, other in said)
+    assert {one for one, _ in said} == {True, False}
+
+
+def test_what_is_watched_and_saved_is_what_was_trained(corpus, tmp_path, monkeypatch):
+    from sinkscope.training import run
+
+    seen = []
+    own = run.SinkCallback
+
+    def callback(clips, **given):
+        seen.append(given["subject"])
+        return own(clips, **given)
+
+    monkeypatch.setattr(run, "SinkCallback", callback)
+    config = config_of(corpus, audio_rates=[8, 4], dev=str(corpus), watch_every=1, steps=1)
+    train(config, tmp_path / "out", quiet=True)
+    assert seen[0].modality == "audio"
+    assert seen[0].model.config.audio_rates == (8, 4)
+    saved = ss.load(str(tmp_path / "out" / "model")).model.config
+    assert saved.audio_rates == (8, 4)
+    assert saved.video_rates == ss.load("tiny-avsr").model.config.video_rates
+
+
+def test_an_evaluation_that_fails_leaves_a_finished_run(corpus, tmp_path, monkeypatch):
+    from sinkscope.training import run
+
+    def fail(*args, **kwargs):
+        raise InputError("None of the clips could be evaluated.")
+
+    monkeypatch.setattr(run, "evaluate", fail)
+    told = train(config_of(corpus, dev=str(corpus), steps=1), tmp_path / "out", quiet=True)
+    assert told["status"] == "finished"
+    assert told["dev"] is None
+    assert "None of the clips" in told["dev_error"]
+
+
+def stopped(config, folder, monkeypatch, *, after):
+    """A run that is interrupted once the checkpoint of a step is whole."""
+    own = RunFolder.mark_complete
+
+    def mark(self, step):
+        own(self, step)
+        if step >= after:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "mark_complete", mark)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, folder, quiet=True)
+
+
+def told_in(folder):
+    return json.loads((folder / "run.json").read_text())
+
+
+def test_a_folder_with_beginnings_is_taken_and_others_are_not(corpus, tmp_path):
+    config = config_of(corpus, steps=1)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "config.yaml").write_text(config.to_yaml())
+    (out / "run.json.part").write_text("{")
+    assert train(config, out, quiet=True)["status"] == "finished"
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "config.yaml").write_text("# my settings\nmodel: tiny-avsr\ntrain: clips\n")
+    with pytest.raises(InputError, match="no training run"):
+        train(config, own, quiet=True)
+    assert (own / "config.yaml").read_text().startswith("# my settings")
+
+
+def test_half_precision(corpus, tmp_path):
+    config = config_of(corpus, precision="bfloat16", steps=12)
+    train(config, tmp_path / "out", quiet=True)
+    loss = log_of(tmp_path / "out")["cross_entropy"].dropna()
+    assert loss.iloc[-1] < loss.iloc[0]
+
+
+def test_a_failed_start_can_be_mended(corpus, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match="nowhere"):
+        train(config_of(corpus, train="nowhere.csv"), out, quiet=True)
+    told = told_in(out)
+    assert told["status"] == "stopped"
+    assert "nowhere" in told["why"]
+    told = train(config_of(corpus, steps=1), out, quiet=True)
+    assert told["status"] == "finished"
+    assert "why" not in told
+    assert TrainConfig.read(out / "config.yaml").train == str(corpus)
+    with pytest.raises(InputError, match="another configuration"):
+        train(config_of(corpus, steps=2), out, quiet=True)
+
+
+def test_a_log_with_gaps_is_the_same_after_a_stop(corpus, tmp_path, monkeypatch):
+    import pandas as pd
+
+    config = config_of(corpus, steps=8, log_every=5, save_every=3)
+    train(config, tmp_path / "whole", quiet=True)
+    stopped(config, tmp_path / "out", monkeypatch, after=3)
+    train(config, tmp_path / "out", quiet=True)
+    whole, out = (log_of(tmp_path / name) for name in ("whole", "out"))
+    assert list(whole["step"]) == [3, 5, 6, 8]
+    assert "epoch" not in whole
+    pd.testing.assert_frame_equal(whole, out, check_exact=True)
+
+
+def test_weights_that_are_no_numbers_are_not_saved(corpus, tmp_path, monkeypatch):
+    from sinkscope.training.run import ClipTrainer
+
+    own = ClipTrainer.compute_loss
+
+    def spoil(self, model, *args, **kwargs):
+        if self.state.global_step == 3:
+            with torch.no_grad():
+                model.model.video_projector[0].weight[0, 0] = float("inf")  # sound alone is read
+        return own(self, model, *args, **kwargs)
+
+    monkeypatch.setattr(ClipTrainer, "compute_loss", spoil)
+    out = tmp_path / "out"
+    with pytest.raises(NotFiniteError, match=r"not finite.*in a new folder"):
+        train(config_of(corpus, save_every=2, steps=6), out, quiet=True)
+    told = told_in(out)
+    assert told["status"] == "stopped"
+    assert "not finite" in told["why"]
+    assert not (out / "checkpoints" / "checkpoint-4").exists()
+
+
+def test_only_finite_weights_pass():
+    from torch import nn
+
+    layer = nn.Linear(2, 2)
+    refuse_infinite_weights(layer, step=4, folder=None)
+    layer.weight.data[0, 0] = float("nan")
+    with pytest.raises(NotFiniteError, match="after step 4, first weight"):
+        refuse_infinite_weights(layer, step=4, folder=None)
+    layer.weight.requires_grad_(False)
+    refuse_infinite_weights(layer, step=4, folder=None)
+
+
+def test_quiet_is_quiet(corpus, tmp_path, capsys):
+    train(config_of(corpus, steps=2), tmp_path / "out", quiet=True)
+    assert capsys.readouterr().out == ""
+
+
+def test_what_changed_since_the_stop_is_refused(corpus, tmp_path, monkeypatch):
+    clips = tmp_path / "clips"
+    shutil.copytree(corpus.parent, clips)
+    manifest = clips / corpus.name
+    config = config_of(manifest, steps=4, save_every=2)
+    out = tmp_path / "out"
+    stopped(config, out, monkeypatch, after=2)
+    text, run = manifest.read_text(), (out / "run.json").read_text()
+    manifest.write_text(text.replace("bin blue", "bin red"))
+    with pytest.raises(InputError, match="clips or texts of train changed"):
+        train(config, out, quiet=True)
+    manifest.write_text(text)
+    for changed, words in (
+        ({"versions": {"torch": "0.1"}}, r"a run of torch 0\.1, and this is"),
+        ({"origin": {"model": "other"}}, "weights of the model changed"),
+    ):
+        (out / "run.json").write_text(json.dumps(json.loads(run) | changed))
+        with pytest.raises(InputError, match=words):
+            train(config, out, quiet=True)
+    (out / "run.json").write_text(run)
+    assert train(config, out, quiet=True)["status"] == "finished"
+    shutil.rmtree(out / "model")
+    assert train(config, out, quiet=True)["status"] == "finished"
+    assert (out / "model").is_dir()
+
+
+@pytest.mark.parametrize("content", [b"[]", b"\xff\xfe", b"{"])
+def test_a_damaged_run_file_is_refused(corpus, tmp_path, content):
+    (tmp_path / "run.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"run\.json (is damaged|holds a list)"):
+        train(config_of(corpus), tmp_path, quiet=True)
+
+
+def test_a_damaged_checkpoint_is_refused_and_others_are_left(corpus, tmp_path, monkeypatch):
+    config = config_of(corpus, steps=8, save_every=2)
+    stopped(config, tmp_path, monkeypatch, after=2)
+    old = tmp_path / "checkpoints" / "checkpoint-old"
+    old.mkdir()
+    weights = tmp_path / "checkpoints" / "checkpoint-2" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"model\.safetensors is damaged \(1000 bytes of"):
+        train(config, tmp_path, quiet=True)
+    shutil.rmtree(weights.parent)
+    assert train(config, tmp_path, quiet=True)["status"] == "finished"
+    kept = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert kept == {"checkpoint-old", "checkpoint-6", "checkpoint-8"}
+
+
+def test_a_second_start_is_refused(corpus, tmp_path):
+    with (tmp_path / "lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="by another process"):
+            train(config_of(corpus), tmp_path, quiet=True)
+
+
+def test_several_devices_are_refused(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError, match="CUDA_VISIBLE_DEVICES=0 sinkscope train"):
+        train(config_of(corpus), tmp_path, quiet=True)
+
+
 def test_corpora_that_cannot_be_learned_from(corpus, tmp_path):
     bare = corpus.parent / "bare.csv"
     bare.write_text("path,text\nclip0.wav,\n")
@@ -184,6 +439,8 @@ def test_corpora_that_cannot_be_learned_from(corpus, tmp_path):
     config = config_of(corpus, modalities=["video"])
     with pytest.raises(InputError, match="has no video, which this run needs"):
         train(config, tmp_path / "b", quiet=True)
+    with pytest.raises(InputError, match="has no video, which this run needs"):
+        ClipBatches(model(), read_corpus(corpus).entries, config=config, count=1)[0]
     entry = Entry(corpus.parent / "clip0.wav", text="bin blue", frames=20)
     data = ClipBatches(model(), [entry], config=config_of(corpus, audio_rates=[200]), count=1)
     with pytest.raises(InputError, match="less than one token"):

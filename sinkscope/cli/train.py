@@ -27,10 +27,12 @@ def train(
     settings = TrainConfig.read(config)
     from sinkscope.training.run import train as run
 
-    found = run(settings, output, quiet=quiet)
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
+    found = run(settings, output, quiet=quiet, say=lambda line: console.print(line, markup=False))
     for name, line in (found.get("dev") or {}).items():
         low, high = 100 * line["wer_low"], 100 * line["wer_high"]
         words = f"{name}: WER {line['wer']:.1%} ({low:.1f}-{high:.1f}) of {line['words']} words"
         console.print(words, markup=False)
+    if found.get("dev_error"):
+        console.print(f"dev could not be scored: {found['dev_error']}", markup=False)
     console.print(f"wrote {output}", markup=False)

@@ -5,7 +5,7 @@ given, every clip is encoded alone and what was not in noise is kept, so that a 
 with a full cache and an empty one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import Dataset
 
 from sinkscope.avsr.batching import frames_of
-from sinkscope.avsr.clip import Clip
+from sinkscope.avsr.clip import FRAME_RATE, Clip
 from sinkscope.avsr.config import Modality
 from sinkscope.avsr.decoding import checked_modality, modalities_of
 from sinkscope.avsr.evaluation.conditions import Mixer, open_mixer
@@ -23,17 +23,89 @@ from sinkscope.avsr.manifest import Entry
 from sinkscope.avsr.model import LlamaAvsr
 from sinkscope.avsr.projector import compressed_lengths
 from sinkscope.avsr.streams import MODALITIES, chosen_rate, refuse_short
+from sinkscope.avsr.tokens import text_ids
 from sinkscope.errors import InputError
 from sinkscope.training.config import NoiseConfig, TrainConfig
-from sinkscope.training.features import FeatureCache, encode_alone, encoder_inputs
+from sinkscope.training.features import FeatureCache, encode_alone, encoder_inputs, streams_of
 from sinkscope.training.plan import BATCH, CLIP, Plan, generator
 
-__all__ = ["TARGETS", "ClipBatches"]
+__all__ = ["TARGETS", "ClipBatches", "refuse_unusable", "trained_modalities"]
 
 TARGETS = "targets"
 """The entry of a batch that counts the tokens to predict."""
 
+EDGE = 4
+"""Feature frames by which a header may be wrong about a clip."""
+
 RESPONSE = ("transcript", "eos")
+
+
+def trained_modalities(model: LlamaAvsr, config: TrainConfig) -> list[Modality]:
+    """The modalities that a run draws from.
+
+    Raises:
+        InputError: the model does not take one.
+    """
+    asked = config.modalities or modalities_of(model.config)[-1:]
+    return [checked_modality(model.config, one) for one in asked]
+
+
+def refuse_unusable(
+    model: LlamaAvsr, entries: Sequence[Entry], *, config: TrainConfig, learned: bool = True
+) -> None:
+    """Refuse, before a run begins, clips that would stop it at the step that draws them.
+
+    Files are opened for their headers, and none is decoded but those that are about as long as one
+    token.
+
+    Args:
+        model: of the run.
+        entries: the clips to learn from, or those of dev.
+        config: of the run.
+        learned: whether they are learned from: the tokenizer must know their texts, and every rate
+            must give a token.
+
+    Raises:
+        InputError: a clip without text, or one that lacks a stream or is too short.
+    """
+    _refuse_textless(entries)
+    asked = {name: one for one in trained_modalities(model, config) for name in MODALITIES[one]}
+    for entry in entries:
+        there = streams_of(entry)
+        for name, modality in asked.items():
+            if name not in there:
+                raise InputError(
+                    f"{entry.row or entry.path}: the clip has no {name}, which this run needs for "
+                    f"modality {modality!r}; choose other modalities, or leave the clip out."
+                )
+        if learned:
+            _refuse_unlearnable(model, entry, asked, config)
+
+
+def _refuse_unlearnable(
+    model: LlamaAvsr, entry: Entry, asked: Iterable[str], config: TrainConfig
+) -> None:
+    """Refuse a text that the tokenizer does not know, or a clip shorter than a token."""
+    streams = ("audiovisual",) if model.config.streams == ("audiovisual",) else tuple(asked)
+    try:
+        text_ids(model.tokenizer, str(entry.text))
+        for stream in streams:
+            rate, frame_rate = (
+                max(_rates_of(stream, model, config)),
+                model.encoder(stream).frame_rate,
+            )
+            if frames_of(entry) / FRAME_RATE * frame_rate < rate + EDGE:
+                clip = load_clip(replace(entry, row=""))
+                frames = encoder_inputs(model, stream, [clip])["lengths"].tolist()
+                refuse_short(stream, [clip], frames, rate=rate, frame_rate=float(frame_rate))
+    except InputError as error:
+        raise InputError(f"{entry.row or entry.path}: {error}") from error
+
+
+def _rates_of(stream: str, model: LlamaAvsr, config: TrainConfig) -> tuple[int, ...]:
+    """The rates that a stream is trained at; one sequence of both counts as video."""
+    asked = {"audio": config.audio_rates}.get(stream, config.video_rates)
+    return asked or model.config.rates(stream)[:1]
 
 
 class ClipBatches(Dataset):
@@ -56,8 +128,7 @@ class ClipBatches(Dataset):
         self._model, self._entries, self._config, self._count = model, entries, config, count
         lengths = [frames_of(entry) for entry in entries]
         self._plan = Plan(lengths, max_frames=config.batch_frames, seed=config.seed)
-        asked = config.modalities or modalities_of(model.config)[-1:]
-        self._modalities: list[Modality] = [checked_modality(model.config, one) for one in asked]
+        self._modalities = trained_modalities(model, config)
         self._mixer = _mixer(config.noise, entries, config.seed)
         cached = config.cache is not None and not config.encoders
         self._cache = FeatureCache(str(config.cache), model) if cached else None
@@ -94,9 +165,7 @@ class ClipBatches(Dataset):
         return ("audiovisual",) if joint else MODALITIES[modality]
 
     def _rates_of(self, stream: str) -> tuple[int, ...]:
-        """The rates that a stream is trained at; one sequence of both counts as video."""
-        asked = {"audio": self._config.audio_rates}.get(stream, self._config.video_rates)
-        return asked or self._model.config.rates(stream)[:1]
+        return _rates_of(stream, self._model, self._config)
 
     def _rate(self, stream: str, rng: np.random.Generator) -> int:
         rates = self._rates_of(stream)

@@ -75,6 +75,7 @@ class SinkCallback(TrainerCallback):
     Args:
         data: what the subject takes: clips, texts; or a dictionary of the arguments of
             ``ss.record``, ``{"input_ids": ids}`` for instance. A handful of samples is enough.
+            For texts give the Trainer its tokenizer as ``processing_class``.
         every: steps between two looks.
         subject: what is looked at; None is the Trainer's model. Give it where the Trainer's model
             wraps the one that takes the data.
@@ -85,8 +86,10 @@ class SinkCallback(TrainerCallback):
 
     Example:
         >>> callback = SinkCallback(["Bin blue at F two now."], every=50)     # doctest: +SKIP
-        >>> trainer = SinkTrainer(model, arguments, weight=1.0, callbacks=[callback])
-        ...                                                                   # doctest: +SKIP
+        >>> trainer = SinkTrainer(                                            # doctest: +SKIP
+        ...     model, arguments, weight=1.0, callbacks=[callback],
+        ...     processing_class=tokenizer,
+        ... )
     """
 
     def __init__(

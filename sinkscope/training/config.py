@@ -17,6 +17,7 @@ import yaml
 
 from sinkscope.errors import InputError
 from sinkscope.training.reading import from_mapping, read_yaml
+from sinkscope.training.schedule import WeightSchedule
 
 __all__ = ["DecorrelationConfig", "LoraConfig", "NoiseConfig", "TrainConfig"]
 
@@ -85,11 +86,11 @@ class TrainConfig:
         llm: ``"lora"`` (the branches only), ``"full"`` or ``"frozen"``.
         lora: fresh branches; null keeps those that the model has.
         encoders: whether the encoders are trained, too.
-        delimiters: whether the embeddings of the delimiters are.
+        delimiters: whether the embeddings of the delimiters are; with llm "full" they are anyway.
         dropout: on the LLM's attention.
-        audio_rates: feature frames a token, drawn for each batch; null is the model's own.
+        audio_rates: feature frames a token, drawn for each batch; null is the model's default.
         video_rates: the same for video.
-        modalities: drawn for each batch; null is what all clips have and the model takes.
+        modalities: drawn for each batch; null is the widest that the model takes.
         decorrelation: the loss against BOS.
         noise: null for none.
         steps: of the optimiser.
@@ -105,7 +106,7 @@ class TrainConfig:
         save_every: steps between two checkpoints.
         watch_every: steps between two looks at the sinks of a few clips of dev; 0 never looks.
         evaluate_every: steps between two word error rates on dev; 0 is at the end only.
-        cache: a folder for the features of clips without noise, where encoders are not trained.
+        cache: a folder for the features of clips without noise; encoders must be false.
     """
 
     model: str
@@ -147,21 +148,19 @@ class TrainConfig:
             _at_least(name, getattr(self, name), 1)
         for name in ("watch_every", "evaluate_every", "weight_decay", "clip_norm"):
             _at_least(name, getattr(self, name), 0)
+        for name in ("modalities", "audio_rates", "video_rates"):
+            if getattr(self, name) == ():
+                raise InputError(f"config: {name} is an empty list; name at least one, or null.")
         for rate in (*(self.audio_rates or ()), *(self.video_rates or ())):
             _at_least("a rate", rate, 1)
-        _at_least("seed", self.seed, 0)
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"config: seed is {self.seed}; give one from 0 to {2**32 - 1}.")
         _share("warmup", self.warmup)
         _share("dropout", self.dropout)
         _check_numbers(self)
-        if self.lora is not None and self.llm != "lora":
-            raise InputError(f"config: lora is given, but llm is {self.llm!r}; use llm: lora.")
-        if self.delimiters and self.weight_decay:
-            raise InputError(
-                "config: weight_decay would also shrink the embeddings that are not trained; with "
-                "delimiters: true leave weight_decay at 0."
-            )
-        if self.dev is None and (self.watch_every or self.evaluate_every):
-            raise InputError("config: watch_every and evaluate_every need the key dev; give it.")
+        _check_decorrelation(self.decorrelation)
+        _refuse_without_effect(self)
+        _refuse_contradictions(self)
 
     def to_yaml(self) -> str:
         """The settings as YAML, every key, as `read` reads them."""
@@ -196,6 +195,48 @@ def _check_numbers(config: TrainConfig) -> None:
     if len(noise.snr) != 2 or not noise.snr[0] <= noise.snr[1]:
         raise InputError(
             f"config: noise, snr is {list(noise.snr)}; give the lowest and highest dB."
+        )
+
+
+def _refuse_contradictions(config: TrainConfig) -> None:
+    if config.lora is not None and config.llm != "lora":
+        raise InputError(f"config: lora is given, but llm is {config.llm!r}; use llm: lora.")
+    if config.delimiters and config.weight_decay:
+        raise InputError(
+            "config: weight_decay would also shrink the embeddings that are not trained; with "
+            "delimiters: true leave weight_decay at 0."
+        )
+    if config.dev is None and (config.watch_every or config.evaluate_every):
+        raise InputError("config: watch_every and evaluate_every need the key dev; give it.")
+
+
+def _check_decorrelation(own: DecorrelationConfig) -> None:
+    _at_least("decorrelation, weight", own.weight, 0)
+    _at_least("decorrelation, power", own.power, 1)
+    try:
+        WeightSchedule(own.weight, warmup=own.warmup, decay=own.decay)
+    except InputError as error:
+        raise InputError(f"config: decorrelation: {error}") from error
+    if own.layers == ():
+        raise InputError("config: decorrelation, layers is an empty list; name a layer, or null.")
+
+
+def _refuse_without_effect(config: TrainConfig) -> None:
+    """Refuse settings that would do nothing."""
+    if config.cache is not None and config.encoders:
+        raise InputError(
+            "config: cache keeps what encoders give that are not trained, and encoders is true; "
+            "leave one of them out."
+        )
+    if config.delimiters and config.llm == "full":
+        raise InputError(
+            "config: llm: full trains all embeddings, those of the delimiters too; leave "
+            "delimiters out."
+        )
+    if config.noise is not None and set(config.modalities or ()) == {"video"}:
+        raise InputError(
+            "config: noise is given, but modalities is video alone and no sound is heard; leave "
+            "noise out, or add a modality."
         )
 
 

@@ -1,29 +1,50 @@
 """What enters an encoder, what leaves it, and a folder that keeps the latter. Depends on torch.
 
+Also says, in hashes, what model and corpora a run begins with.
+
 A kept file is named by the media file's content, the encoder's weights and the stream, so that
 nothing stale is ever read.
 """
 
 import hashlib
+import json
+import os
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from av.stream import Disposition
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sinkscope.avsr.clip import Clip
+from sinkscope.avsr.decode import open_media
 from sinkscope.avsr.manifest import Entry
 from sinkscope.avsr.model import LlamaAvsr
 from sinkscope.subjects.anatomy import anatomy_of
 from sinkscope.subjects.running import model_hash
 
-__all__ = ["FeatureCache", "encode_alone", "encoder_inputs"]
+__all__ = ["FeatureCache", "encode_alone", "encoder_inputs", "origin_of", "streams_of"]
 
 VERSION = 1
+
+
+def streams_of(entry: Entry) -> set[str]:
+    """``"audio"``, ``"video"`` or both, by the headers of a clip's files.
+
+    Raises:
+        InputError: a file is missing, or no media file.
+    """
+    sound, picture = entry.source if isinstance(entry.source, tuple) else (entry.source,) * 2
+    with open_media(sound) as container:
+        found = {"audio"} if container.streams.audio else set()
+    with open_media(picture) as container:
+        covers = Disposition.attached_pic | Disposition.timed_thumbnails
+        pictures = [one for one in container.streams.video if not one.disposition & covers]
+    return found | ({"video"} if pictures else set())
 
 
 def encoder_inputs(model: LlamaAvsr, stream: str, clips: Sequence[Clip]) -> dict[str, Any]:
@@ -47,6 +68,15 @@ def encode_alone(model: LlamaAvsr, stream: str, clip: Clip) -> Tensor:
     finally:
         encoder.train(training)
     return frames[0, : int(given["lengths"][0])].float().cpu().contiguous()
+
+
+def origin_of(model: LlamaAvsr, **corpora: Sequence[Entry]) -> dict[str, str]:
+    """Hashes of what a run begins with: the model's weights, and each corpus's paths and texts."""
+    found = {"model": model_hash(model, anatomy_of(model.llm))}
+    for name, entries in corpora.items():
+        rows = json.dumps([(str(entry.path), entry.text) for entry in entries])
+        found[name] = hashlib.blake2b(rows.encode(), digest_size=8).hexdigest()
+    return found
 
 
 class FeatureCache:
@@ -79,7 +109,7 @@ class FeatureCache:
         """Keep a clip's features; a file is whole or not there."""
         for stream, frames in features.items():
             path = self._path(entry, stream)
-            part = path.with_suffix(".part")
+            part = path.with_suffix(f".{os.getpid()}.part")
             save_file({"frames": frames}, part)
             part.replace(path)
 

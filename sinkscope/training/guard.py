@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from sinkscope.errors import SinkscopeError
 
-__all__ = ["NotFiniteError", "StopAtNan", "refuse_infinite"]
+__all__ = ["NotFiniteError", "StopAtNan", "refuse_infinite", "refuse_infinite_weights"]
 
 NAMED = 8
 """Samples that a message names at most."""
@@ -47,6 +47,29 @@ def refuse_infinite(
     raise NotFiniteError(
         f"The loss of step {step + 1} is not finite ({told}).{_batch(names)}{_next(folder)}"
     )
+
+
+def refuse_infinite_weights(model: nn.Module, *, step: int, folder: str | None) -> None:
+    """Refuse trained weights that are NaN or infinite, before they become a checkpoint.
+
+    Args:
+        model: after a step.
+        step: its number, from 1.
+        folder: of the checkpoints.
+
+    Raises:
+        NotFiniteError: naming the first such weight.
+
+    Example:
+        >>> refuse_infinite_weights(nn.Linear(2, 2), step=1, folder=None)
+    """
+    trained = [(name, one) for name, one in model.named_parameters() if one.requires_grad]
+    wrong = [name for name, one in trained if not bool(one.detach().isfinite().all())]
+    if wrong:
+        raise NotFiniteError(
+            f"{len(wrong)} weights are not finite after step {step}, first {wrong[0]}."
+            f"{_next(folder)}"
+        )
 
 
 class StopAtNan(TrainerCallback):
@@ -90,4 +113,6 @@ def _next(folder: str | None) -> str:
         if checkpoint is None
         else f"The last good checkpoint is {checkpoint}"
     )
-    return f" {kept}; lower the learning rate or the weight, or leave the batch out."
+    return (
+        f" {kept}; in a new folder lower the learning rate or the weight, or leave the batch out."
+    )

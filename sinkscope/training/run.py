@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import SequentialSampler
-from transformers import TrainerCallback, TrainingArguments, set_seed
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
 from transformers.integrations.integration_utils import TensorBoardCallback
 
 from sinkscope.avsr.corpora import read_corpus
@@ -23,13 +24,21 @@ from sinkscope.avsr.decoding import Decoding
 from sinkscope.avsr.evaluation import Running, Settings, evaluate
 from sinkscope.avsr.loading import load_clip
 from sinkscope.avsr.manifest import Corpus, Entry
+from sinkscope.avsr.streams import MODALITIES
 from sinkscope.errors import InputError
 from sinkscope.subjects.avsr import AvsrSubject, avsr_subject
 from sinkscope.subjects.running import evaluating
 from sinkscope.subjects.subject import load
-from sinkscope.training.batches import TARGETS, ClipBatches
+from sinkscope.training.batches import (
+    TARGETS,
+    ClipBatches,
+    refuse_unusable,
+    trained_modalities,
+)
 from sinkscope.training.callbacks import SinkCallback, undisturbed
 from sinkscope.training.config import TrainConfig
+from sinkscope.training.features import origin_of
+from sinkscope.training.guard import refuse_infinite_weights
 from sinkscope.training.run_folder import RunFolder
 from sinkscope.training.schedule import WeightSchedule
 from sinkscope.training.spoken import SpokenModel, prepare_for_training
@@ -57,13 +66,20 @@ class ClipTrainer(SinkTrainer):
         return SequentialSampler(self.train_dataset)  # pyright: ignore[reportArgumentType]
 
 
-def train(config: TrainConfig, folder: str | Path, *, quiet: bool = False) -> dict[str, Any]:
+def train(
+    config: TrainConfig,
+    folder: str | Path,
+    *,
+    quiet: bool = False,
+    say: Callable[[str], object] = lambda _: None,
+) -> dict[str, Any]:
     """Train an audio-visual LLM, or go on with a run that was stopped.
 
     Args:
         config: of the run.
         folder: where everything goes; see `RunFolder`. ``model`` in it is what `ss.load` takes.
         quiet: whether to draw no bar.
+        say: told at the start how many rows of a corpus were left out, if any.
 
     Returns:
         What ``run.json`` says: the word errors on dev among it.
@@ -76,12 +92,29 @@ def train(config: TrainConfig, folder: str | Path, *, quiet: bool = False) -> di
     run = RunFolder(folder, config)
     if run.finished:
         return run.told or {}
+    with run.running():
+        _train(config, run, quiet=quiet, say=say)
+    return run.told or {}
+
+
+def _train(
+    config: TrainConfig, run: RunFolder, *, quiet: bool, say: Callable[[str], object]
+) -> None:
+    """Train in a folder that is held."""
     set_seed(config.seed)
     subject = load(config.model, dtype="float32")
     if not isinstance(subject, AvsrSubject):
         raise InputError(f"train: {subject.name} takes no clips; give an audio-visual LLM.")
     corpus, dev = _corpus(config, config.train), _corpus(config, config.dev)
+    for name, one in (("train", corpus), ("dev", dev)):
+        if one.failures:
+            rows = len(one.entries) + len(one.failures)
+            left = f"{name}: {len(one.failures)} of {rows} rows were left out"
+            say(f"{left}: {one.failures[0].reason}")
     model = subject.model
+    refuse_unusable(model, corpus.entries, config=config)
+    refuse_unusable(model, dev.entries, config=config, learned=False)
+    run.start(origin_of(model, train=corpus.entries, dev=dev.entries))
     wrapped = prepare_for_training(model, config)
     checkpoint = run.last_checkpoint()
     start = time.monotonic()
@@ -99,10 +132,19 @@ def train(config: TrainConfig, folder: str | Path, *, quiet: bool = False) -> di
             "device": str(next(model.parameters()).device),
             "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
             "unreadable": [failure.reason for failure in corpus.failures],
-            "dev": _word_errors(wrapped, dev.entries, config) if dev.entries else None,
+            **_dev_errors(wrapped, dev.entries, config),
         }
     )
-    return run.told or {}
+
+
+def _dev_errors(model: SpokenModel, entries: list[Entry], config: TrainConfig) -> dict[str, Any]:
+    """Word errors on dev; where they cannot be had, why: the model is trained all the same."""
+    if not entries:
+        return {"dev": None}
+    try:
+        return {"dev": _word_errors(model, entries, config)}
+    except InputError as error:
+        return {"dev": None, "dev_error": str(error)}
 
 
 def _refuse_processes() -> None:
@@ -110,6 +152,11 @@ def _refuse_processes() -> None:
         raise InputError(
             "train: it was started in several processes, and a run is one; start it plainly, or "
             "use SinkTrainer in a script of your own."
+        )
+    if torch.cuda.device_count() > 1:
+        raise InputError(
+            f"train: there are {torch.cuda.device_count()} GPUs and a run uses one; start it as "
+            "CUDA_VISIBLE_DEVICES=0 sinkscope train CONFIG -o OUTPUT."
         )
 
 
@@ -131,10 +178,11 @@ def _trainer(
     arguments = _arguments(config, run, quiet)
     count = config.steps * config.accumulation * max(1, arguments.world_size)
     own = config.decorrelation
-    callbacks = [_Files(run), TensorBoardCallback(_writer(run))]
+    callbacks = [_Files(run, model), TensorBoardCallback(_writer(run))]
     if config.watch_every:
         clips = [load_clip(entry) for entry in dev.entries[:WATCHED]]
-        watched = avsr_subject(model.model)
+        widest = max(trained_modalities(model.model, config), key=lambda one: len(MODALITIES[one]))
+        watched = avsr_subject(model.model).with_options(modality=widest)
         callbacks.append(SinkCallback(clips, every=config.watch_every, subject=watched))
     trainer = ClipTrainer(
         model,
@@ -145,6 +193,7 @@ def _trainer(
         data_collator=_only,
         callbacks=callbacks,
     )
+    trainer.remove_callback(PrinterCallback)
     if config.evaluate_every:
         trainer.add_callback(_Errors(trainer, dev.entries, config))
     return trainer
@@ -162,10 +211,10 @@ def _arguments(config: TrainConfig, run: RunFolder, quiet: bool) -> TrainingArgu
         weight_decay=config.weight_decay,
         max_grad_norm=config.clip_norm,
         bf16=config.precision == "bfloat16",
+        use_cpu=not torch.cuda.is_available(),
         seed=config.seed,
         logging_steps=config.log_every,
         save_steps=config.save_every,
-        save_total_limit=2,
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         report_to=[],
@@ -189,8 +238,14 @@ def _writer(run: RunFolder) -> Any:
 class _Files(TrainerCallback):
     """Writes the log, and marks checkpoints that are whole."""
 
-    def __init__(self, run: RunFolder) -> None:
-        self._run = run
+    def __init__(self, run: RunFolder, model: SpokenModel) -> None:
+        self._run, self._model = run, model
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Before a checkpoint: its weights are finite, and no sum of the log is left open."""
+        if control.should_save:
+            refuse_infinite_weights(self._model, step=state.global_step, folder=args.output_dir)
+            control.should_log = True
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:

@@ -120,6 +120,8 @@ class SpokenModel(nn.Module):
 def prepare_for_training(model: LlamaAvsr, config: TrainConfig) -> SpokenModel:
     """Adds branches where they are asked for, and lets learn what is to learn.
 
+    The rates of the run become the model's own, the first one its default.
+
     Raises:
         InputError: LoRA is to be trained and there is none, or branches are there already.
     """
@@ -129,6 +131,7 @@ def prepare_for_training(model: LlamaAvsr, config: TrainConfig) -> SpokenModel:
             torch.manual_seed(config.seed)
             attach_lora(model.llm, settings)
         model.config = replace(model.config, lora=settings)
+    model.config = replace(model.config, **_rates(model, config))
     branches = [name for name, _ in model.llm.named_parameters() if ".lora_" in name]
     if config.llm == "lora" and not branches:
         raise InputError(
@@ -143,6 +146,13 @@ def prepare_for_training(model: LlamaAvsr, config: TrainConfig) -> SpokenModel:
         if hasattr(module, "attention_dropout"):
             module.attention_dropout = config.dropout  # pyright: ignore[reportArgumentType]
     return SpokenModel(model)
+
+
+def _rates(model: LlamaAvsr, config: TrainConfig) -> dict[str, Any]:
+    """The rates that are asked for, by the model configuration's names."""
+    asked = {"audio": config.audio_rates}
+    given = {name: asked.get(name, config.video_rates) for name in model.config.streams}
+    return {f"{name}_rates": tuple(dict.fromkeys(own)) for name, own in given.items() if own}
 
 
 def _learns(name: str, config: TrainConfig) -> bool:
