@@ -1,7 +1,10 @@
 """A folder, a manifest or a file becomes a corpus; what is bad is listed, and stops nothing."""
 
+import shutil
+
 import pytest
 
+import sinkscope as ss
 from sinkscope.avsr.corpora import read_corpus
 from sinkscope.avsr.manifest import read_corpus_manifest, read_manifest
 from sinkscope.errors import InputError
@@ -164,3 +167,11 @@ def test_landmarks_of_a_manifest_lie_below_its_root(lrs):
     touch(folder, "lrs3/test/amy/00001.npz")
     (entry,) = read_corpus(manifest, landmarks=folder).entries
     assert entry.landmarks == folder / "lrs3/test/amy/00001.npz"
+
+
+def test_the_bundled_clips_are_a_corpus_with_texts(tmp_path):
+    for path in ss.bundled_clips():
+        shutil.copy(path, tmp_path)
+        shutil.copy(path.with_suffix(".json"), tmp_path)
+    texts = [entry.text for entry in read_corpus(tmp_path).entries]
+    assert texts == [ss.read_clip(path).text for path in ss.bundled_clips()]

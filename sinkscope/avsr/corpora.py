@@ -2,7 +2,8 @@
 
 A folder is searched with all that is in it. A file of sound beside a picture of the same stem is
 that picture's sound. The text is the first line of a ``.txt`` of the same stem, as in LRS2 and LRS3
-(``Text:  THAT'S WHAT IT IS``), in lower case; what stands below that line is left alone.
+(``Text:  THAT'S WHAT IT IS``), in lower case; what stands below that line is left
+alone. Without it, a JSON file of ours is read (`sinkscope.avsr.sidecar`).
 
 ```python
 corpus = read_corpus("lrs3/test")
@@ -18,6 +19,7 @@ from os import PathLike
 from pathlib import Path
 
 from sinkscope.avsr.manifest import Corpus, Entry, Failure, name_below, read_corpus_manifest
+from sinkscope.avsr.sidecar import read_sidecar
 from sinkscope.errors import InputError
 
 __all__ = ["LANDMARKS", "MANIFESTS", "PICTURES", "SOUNDS", "read_corpus", "with_landmarks"]
@@ -129,10 +131,10 @@ def _sources(root: Path) -> Iterator[Path | tuple[Path, Path]]:
 
 
 def _text(media: Path) -> str | None:
-    """The first line of the clip's ``.txt``; None where there is no such file, or it is empty."""
+    """The first line of the clip's ``.txt``, else the text of its JSON; None without both."""
     path = media.with_suffix(".txt")
     if not path.is_file():
-        return None
+        return read_sidecar(media)[0]
     try:
         first = path.read_text(encoding="utf-8-sig").partition("\n")[0]
     except UnicodeDecodeError as error:
