@@ -11,11 +11,12 @@ import soundfile
 import torch
 
 import sinkscope as ss
+from sinkscope.avsr.config import LoraSettings
 from sinkscope.avsr.corpora import read_corpus
 from sinkscope.avsr.manifest import Entry
 from sinkscope.errors import CheckpointError, InputError
 from sinkscope.training.batches import ClipBatches, refuse_unusable
-from sinkscope.training.config import DecorrelationConfig, LoraConfig, NoiseConfig, TrainConfig
+from sinkscope.training.config import DecorrelationConfig, NoiseConfig, TrainConfig
 from sinkscope.training.guard import NotFiniteError, refuse_infinite_weights
 from sinkscope.training.run import train
 from sinkscope.training.run_folder import RunFolder
@@ -168,7 +169,7 @@ def test_what_is_trained(corpus, changes, trained):
 def test_lora_needs_branches(corpus):
     with pytest.raises(InputError, match="has no LoRA branches"):
         prepare_for_training(model(), config_of(corpus, llm="lora"))
-    config = replace(config_of(corpus), llm="lora", lora=LoraConfig(16, 8))
+    config = replace(config_of(corpus), llm="lora", lora=LoraSettings(16, 8))
     one, other = (prepare_for_training(model(), config) for _ in range(2))
     named = dict(other.named_parameters())
     drawn = [n for n, p in one.named_parameters() if ".lora_B" in n and torch.equal(p, named[n])]

@@ -10,7 +10,7 @@ from sinkscope.analysis.similarity import bos_similarity, twins
 from sinkscope.plots.captions import entitle, model_words
 from sinkscope.plots.found import sinks_or_find
 from sinkscope.plots.spread import spread
-from sinkscope.plots.style import MUTED, drawing, leader, plain
+from sinkscope.plots.style import MUTED, drawing, name_line, plain
 from sinkscope.record import Record
 
 __all__ = ["bos_cosine"]
@@ -118,18 +118,5 @@ def _name_ends(ax: Axes, lines: pd.DataFrame, chosen: pd.DataFrame, others: pd.S
     rows = sorted(zip(ends, names, colors, strict=False))
     sizes = [0.075 * (1 + name.count("\n")) for _, name, _ in rows]
     places = spread([end for end, _, _ in rows], sizes, low=ax.get_ylim()[0], high=1.05)
-    side = ax.get_yaxis_transform()
     for (end, name, color), place in zip(rows, places, strict=True):
-        ax.annotate(
-            name,
-            (1, end),
-            (1.04, place),
-            xycoords=side,
-            textcoords=side,
-            color=color,
-            fontsize=8,
-            fontweight="bold",
-            va="center",
-            annotation_clip=False,
-            arrowprops=leader(color) | {"relpos": (0.0, 0.5)},
-        )
+        name_line(ax, name, end, place, color=color)

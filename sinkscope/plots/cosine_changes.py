@@ -8,7 +8,7 @@ from sinkscope.analysis.comparison import Comparison
 from sinkscope.plots.captions import entitle
 from sinkscope.plots.pair import AFTER, BEFORE, clip_words, pair_words
 from sinkscope.plots.spread import spread
-from sinkscope.plots.style import MUTED, drawing, leader
+from sinkscope.plots.style import MUTED, drawing, name_line
 
 __all__ = ["cosine_changes"]
 
@@ -96,18 +96,6 @@ def _name_ends(ax: Axes, ends: list[tuple[float, str, str]]) -> None:
     points = 0.85 * ax.get_window_extent().height * 72 / ax.figure.dpi  # the layout may shrink it
     size = max(0.05, NAME / points) * (high - low)
     places = spread([end for end, _, _ in rows], [size] * len(rows), low=low, high=high)
-    side = ax.get_yaxis_transform()
     for (end, name, color), place in zip(rows, places, strict=True):
-        ax.annotate(
-            name,
-            (1, end),
-            (1.04, place),
-            xycoords=side,
-            textcoords=side,
-            color="#5A5A5A" if color == BEFORE else color,
-            fontsize=8,
-            fontweight="bold",
-            va="center",
-            annotation_clip=False,
-            arrowprops=leader(color) | {"relpos": (0.0, 0.5)},
-        )
+        darker = "#5A5A5A" if color == BEFORE else color
+        name_line(ax, name, end, place, color=darker)

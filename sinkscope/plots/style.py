@@ -27,6 +27,7 @@ __all__ = [
     "UNSEEN",
     "drawing",
     "leader",
+    "name_line",
     "plain",
 ]
 
@@ -117,6 +118,24 @@ def plain(text: object, *, longest: int = LONGEST) -> str:
     if len(words) > longest:
         words = words[: longest - 1] + "…"
     return words.replace("$", r"\$")
+
+
+def name_line(ax: Axes, name: str, end: float, place: float, *, color: str) -> None:
+    """Write what a line is beside the axes, at ``place``, and lead to its right ``end``."""
+    side = ax.get_yaxis_transform()
+    ax.annotate(
+        name,
+        (1, end),
+        (1.04, place),
+        xycoords=side,
+        textcoords=side,
+        color=color,
+        fontsize=8,
+        fontweight="bold",
+        va="center",
+        annotation_clip=False,
+        arrowprops=leader(color) | {"relpos": (0.0, 0.5)},
+    )
 
 
 def leader(color: str) -> dict[str, Any]:

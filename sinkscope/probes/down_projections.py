@@ -145,7 +145,10 @@ def read_rows(
 def _by_gradient(
     run: Callable[[Tensor], Tensor], zero: Float[Tensor, "1 neuron"]
 ) -> Float[Tensor, "feature neuron"] | None:
-    """The rows; None where no gradient flows, as in some quantised projections."""
+    """The rows; None where no gradient flows, or the projection's backward pass is not written.
+
+    Both are so in some quantised projections; any other error is the caller's to see.
+    """
     with torch.inference_mode(mode=False), torch.enable_grad():
         states = zero.clone().requires_grad_()
         output = run(states)[0]

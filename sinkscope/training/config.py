@@ -15,26 +15,14 @@ from typing import Any
 
 import yaml
 
+from sinkscope.avsr.config import LoraSettings
 from sinkscope.errors import InputError
 from sinkscope.training.reading import from_mapping, read_yaml
 from sinkscope.training.schedule import WeightSchedule
 
-__all__ = ["DecorrelationConfig", "LoraConfig", "NoiseConfig", "TrainConfig"]
+__all__ = ["DecorrelationConfig", "NoiseConfig", "TrainConfig"]
 
 MODALITIES = ("audio", "video", "audiovisual")
-
-
-@dataclass(frozen=True)
-class LoraConfig:
-    """Fresh LoRA branches, in the reduction-factor convention of Llama-AVSR (arXiv 2409.12319).
-
-    Attributes:
-        reduction: the rank is ``round(hidden_size / reduction)``.
-        alpha: the update is scaled by ``alpha / reduction``.
-    """
-
-    reduction: float | int
-    alpha: float | int
 
 
 @dataclass(frozen=True)
@@ -115,7 +103,7 @@ class TrainConfig:
     root: str | None = None
     landmarks: str | None = None
     llm: str = "lora"
-    lora: LoraConfig | None = None
+    lora: LoraSettings | None = None
     encoders: bool = False
     delimiters: bool = False
     dropout: float | int = 0.0

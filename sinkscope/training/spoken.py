@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sinkscope.avsr.config import LoraSettings
 from sinkscope.avsr.lora import attach_lora
 from sinkscope.avsr.model import LlamaAvsr
 from sinkscope.errors import CheckpointError, InputError
@@ -126,11 +125,10 @@ def prepare_for_training(model: LlamaAvsr, config: TrainConfig) -> SpokenModel:
         InputError: LoRA is to be trained and there is none, or branches are there already.
     """
     if config.lora is not None:
-        settings = LoraSettings(config.lora.reduction, config.lora.alpha)
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
-            attach_lora(model.llm, settings)
-        model.config = replace(model.config, lora=settings)
+            attach_lora(model.llm, config.lora)
+        model.config = replace(model.config, lora=config.lora)
     model.config = replace(model.config, **_rates(model, config))
     branches = [name for name, _ in model.llm.named_parameters() if ".lora_" in name]
     if config.llm == "lora" and not branches:

@@ -52,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     weight = float(table.loc[table["weight"] > 0].set_index("weight")["mean"].idxmin())
     full = [Arm(seed, weight=w) for seed in given.seeds for w in (0.0, weight)]
     run_arms(given.out, full, sizes, workers=workers)
-    step_zero(given.out, [Arm(seed) for seed in given.seeds], sizes)
+    base = [Arm(seed) for seed in given.seeds]
+    step_zero(given.out, base, sizes)
     run_cells(given.out, full, sizes, workers=workers)
     lora = [replace(arm, scheme="lora") for arm in full]
     run_cells(given.out, lora, sizes, workers=workers)
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for seed in given.seeds
     ]
     run_arms(given.out, controls, sizes, workers=workers)
-    closer(given.out, full, sizes, workers=workers)
+    closer(given.out, base, sizes, workers=workers)
     write_report(
         given.out,
         given.report or given.out / "report",

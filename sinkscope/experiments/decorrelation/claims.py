@@ -185,8 +185,8 @@ def _leading(neurons: pd.DataFrame) -> float:
     return float(totals.max() / totals.sum())
 
 
-def _tested(e: Evidence, condition: str, claim: str, *, tuned: bool = False) -> str:
-    yes, clips = e.counts(condition, claim, tuned=tuned)
+def _tested(e: Evidence, condition: str, claim: str) -> str:
+    yes, clips = e.counts(condition, claim)
     return f"{yes} of {clips} clips"
 
 

@@ -42,23 +42,19 @@ class Evidence:
     tuned: Sequence[Arm]
     normed: Sequence[Arm] = ()
 
-    def closer(self, table: str, *, tuned: bool = False) -> pd.DataFrame:
-        """A table of `look_closer`, of all settings and seeds; empty where there is none."""
+    def closer(self, table: str) -> pd.DataFrame:
+        """A table of `look_closer` without the loss, of all settings and seeds; or empty."""
         found = []
-        for arm, (task, level) in product(self.tuned if tuned else self.base, CLOSER):
+        for arm, (task, level) in product(self.base, CLOSER):
             path = self.out / arm.name / f"closer-{task}-{level}" / f"{table}.csv"
             if path.exists():
                 own = pd.read_csv(path)
                 found.append(own.assign(seed=arm.seed, setting=f"{task} {level}"))
         return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
-    def sinks(self, task: str, *, stage: str = "own") -> pd.DataFrame:
+    def sinks(self, task: str) -> pd.DataFrame:
         """The sinks of the arms without the loss in a task, of all levels and seeds."""
-        folders = [
-            self.out / (cell.name if stage == "own" else f"{cell.arm.name}/{task}-{cell.level}")
-            for cell in cells_of(self.base)
-            if cell.task == task
-        ]
+        folders = [self.out / cell.name for cell in cells_of(self.base) if cell.task == task]
         found = [pd.read_csv(f / "sinks.csv").assign(folder=f.name) for f in folders]
         return pd.concat(found, ignore_index=True)
 
@@ -88,9 +84,9 @@ class Evidence:
         ]
         return float(np.mean(points))
 
-    def counts(self, condition: str, claim: str, *, tuned: bool = False) -> tuple[int, int]:
+    def counts(self, condition: str, claim: str) -> tuple[int, int]:
         """In how many clips a causal test holds, and of how many."""
-        tests = self.closer("tests", tuned=tuned)
+        tests = self.closer("tests")
         if not len(tests):
             return 0, 0
         own = tests.loc[(tests["condition"] == condition) & (tests["claim"] == claim)]
