@@ -1,4 +1,4 @@
-"""Sinks at several rates: planted at one place they agree, elsewhere they do not; chance is told."""
+"""Sinks at several rates: planted at one place they agree, elsewhere not; chance is told."""
 
 import numpy as np
 import pytest
@@ -61,7 +61,7 @@ def test_the_same_seconds_agree_and_a_token_beside_does_not() -> None:
 
 
 def test_the_control_is_the_share_of_all_tokens_that_lie_near() -> None:
-    """Of 20 fine audio tokens 4 lie in coarse a1; half a coarse token to each side of its middle."""
+    """Of 20 fine audio tokens 4 lie within half a coarse token of the middle of a1."""
     _, control, p = agreement(("a5",), ("a1",))[4, "audio"]
     assert control == pytest.approx(4 / 20, abs=0.03)
     assert p == pytest.approx((4 / 20) ** 3, abs=0.008)
