@@ -33,6 +33,11 @@ def in_turn(layout: TokenLayout, layer: int, k: int = 2) -> np.ndarray:
     return spread((tokens[:, None] * k + np.arange(k) + layer) % E)
 
 
+def three_in_turn(layout: TokenLayout, layer: int) -> np.ndarray:
+    """Even where the number of tokens is even."""
+    return in_turn(layout, layer, k=3)
+
+
 def one_each(layout: TokenLayout, layer: int) -> np.ndarray:
     """Audio tokens get expert 1, video tokens 4, all others 0; layer 1 one more."""
     wanted = {"audio": 1, "video": 4}
@@ -44,9 +49,9 @@ def planted(routing, top_k: int = 2, clips: int = 3, **given) -> Record:  # type
 
 
 def test_even_routing_has_the_closed_form() -> None:
-    """60 + 18 = 78 tokens, 2 choices each: 26 of every expert."""
-    record = clip_record(PAIR, frames=88, routing=in_turn, mome={"top_k": 2})
-    assert len(record.layouts[0]) % 3 == 0
+    """74 tokens, 3 choices each: 37 of every expert."""
+    record = clip_record(PAIR, routing=three_in_turn, mome={"top_k": 3})
+    assert len(record.layouts[0]) == 74
     table = expert_balance(record)
     whole = table.loc[table["segment"] == "all"]
     assert whole["layer"].tolist() == [0, 1]
@@ -54,7 +59,7 @@ def test_even_routing_has_the_closed_form() -> None:
     assert whole["balance"].to_numpy() == pytest.approx(1)
     assert whole["max_over_mean"].to_numpy() == pytest.approx(1)
     assert whole["unused"].tolist() == [0, 0]
-    own = normalised_entropy(spread(np.array([[0, 1]])))[0]
+    own = normalised_entropy(spread(np.array([[0, 1, 2]])))[0]
     assert whole["token_entropy"].to_numpy() == pytest.approx(own, abs=1e-6)
     usage = expert_usage(record)
     assert usage.loc[usage["segment"] == "all", "usage"].to_numpy() == pytest.approx(1 / E)
