@@ -1,4 +1,4 @@
-"""What the tables on experts and rates say in words: numbers are theirs, nothing more is claimed."""
+"""What the tables on experts and rates say in words: their numbers, nothing more is claimed."""
 
 import numpy as np
 import pytest
