@@ -68,6 +68,7 @@ def expert_usage(
             model_words(first.attrs),
             f"{experts} routed experts, {first.attrs['top_k']} a token; even would be "
             f"{1 / experts:.1%}",
+            f"{segments[0]} tokens" if isinstance(usage, Mapping) else "",
             above=16,
         )
     return axes
@@ -82,14 +83,9 @@ def _panels(
         if table.attrs.get("table") != "expert_usage":
             raise InputError("expert_usage: give what sinkscope.expert_usage returned.")
     if isinstance(usage, Mapping):
-        name = segments[0]
-        words = "all tokens" if name == "all" else f"{name} tokens"
-        named = {f"rates {rate_words(pair)}, {words}": _of(t, name) for pair, t in usage.items()}
+        named = {f"rates {rate_words(pair)}": _of(t, segments[0]) for pair, t in usage.items()}
     else:
-        named = {
-            "all tokens" if name == "all" else f"{name} tokens": _of(usage, name)
-            for name in segments
-        }
+        named = {name: _of(usage, name) for name in segments}
     shown = {name: own for name, own in named.items() if len(own)}
     if not shown:
         raise InputError(f"expert_usage: the table has none of the segments {list(segments)}.")
@@ -111,7 +107,7 @@ def _name(ax: Axes, own: pd.DataFrame, name: str, *, first: bool) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     ax.set_xlabel("expert")
     ax.annotate(
-        f"{name} ({own['tokens'].iloc[0]})",
+        f"{name}: {own['tokens'].iloc[0]} tokens",
         (0, 1),
         (0, 4),
         xycoords="axes fraction",

@@ -57,7 +57,7 @@ def rate_similarity(
         entitle(
             axes,
             "The same clip at two rates",
-            model_words(one.provenance | {"prepend_bos": None}),
+            model_words(one.provenance),
             layer_words(layer),
             plain(site) + (", mean taken off" if centred else ""),
             sample_words(one, sample),
