@@ -73,7 +73,9 @@ class Setting:
     @property
     def name(self) -> str:
         """The task and the rates of the streams that it reads."""
-        shown = {"audio": (self.audio_rate,), "video": (self.video_rate,)}.get(self.task, self.rates)
+        shown = {"audio": (self.audio_rate,), "video": (self.video_rate,)}.get(
+            self.task, self.rates
+        )
         return "-".join([self.task, *map(str, shown)])
 
 
