@@ -46,16 +46,16 @@ def adapted(model: LlamaAvsr, **changes: Any) -> LlamaAvsr:
             "copy of another; build a new model and train its projectors."
         )
     found = LlamaAvsr(new, model.tokenizer)
-    state: dict[str, Tensor] = {}
-    for name, value in model.state_dict().items():
-        state |= dict.fromkeys(_names(name, new), value)
+    state: dict[str, Tensor] = {
+        own: value for name, value in model.state_dict().items() for own in _names(name, new)
+    }
     lacking = set(state) - set(found.state_dict())
     fresh = set(found.state_dict()) - set(state)
     odd = lacking | {name for name in fresh if not re.search(r"\.(lora_[AB]|mome)\.", name)}
     if odd:
         raise InputError(f"adapted: {min(odd)} is in one of the two models only; change less.")
     found.load_state_dict(state, strict=False)
-    found.llm.set_attn_implementation(model.llm.config._attn_implementation)
+    found.llm.set_attn_implementation(model.llm.config._attn_implementation or "eager")
     return found.to(next(model.parameters()).device)
 
 

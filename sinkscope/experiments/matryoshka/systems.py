@@ -5,15 +5,17 @@ from pathlib import Path
 
 import torch
 
+from sinkscope.avsr.adapting import adapted
 from sinkscope.avsr.config import LoraSettings
-from sinkscope.avsr.mome import MomeSettings
 from sinkscope.avsr.model import LlamaAvsr
+from sinkscope.avsr.mome import MomeSettings
 from sinkscope.experiments import tiny_avsr
 from sinkscope.experiments.decorrelation.arms import Stores, read_weights, train_model
 from sinkscope.experiments.matryoshka.plan import AUDIO, VIDEO, Arm
+from sinkscope.experiments.tiny_encoders import KINDS
 from sinkscope.experiments.tiny_training import Schedule
 
-__all__ = ["EXPERTS", "LORA", "build", "hearing", "read_hearing", "train_hearing"]
+__all__ = ["EXPERTS", "LORA", "build", "hearing", "read_hearing", "train_hearing", "with_adapters"]
 
 LORA = LoraSettings(reduction=4, alpha=4)
 """Rank 32, updates scaled by 1."""
@@ -46,19 +48,18 @@ def read_hearing(out: Path, seed: int) -> LlamaAvsr:
 
 
 def build(out: Path, arm: Arm) -> LlamaAvsr:
-    """An untrained model of an arm: the hearing model, frozen, its projectors a copy a rate."""
-    return adapted(read_hearing(out, arm.seed), arm.system, seed=arm.seed)
+    """An untrained model of an arm: the hearing model, frozen, with a projector a rate."""
+    base = read_hearing(out, arm.seed)
+    torch.manual_seed(arm.seed)
+    return with_adapters(base, arm.system)
 
 
-def adapted(base: LlamaAvsr, system: str, *, seed: int) -> LlamaAvsr:
-    """A model of a system on a base, the base's weights frozen and its projectors copied."""
-    own = {"mome": {"mome": EXPERTS}, "ss": {"lora": replace(LORA, scheme="SS")}}
-    config = replace(
-        base.config,
-        audio_rates=AUDIO,
-        video_rates=VIDEO,
-        projectors="per_rate",
-        **own.get(system, {"lora": replace(LORA, scheme="MS")}),
-    )
-    torch.manual_seed(seed)
-    return base.with_adapters(config)
+def with_adapters(base: LlamaAvsr, system: str) -> LlamaAvsr:
+    """A system on a base, frozen but for its projectors and adapters."""
+    scheme = "SS" if system == "ss" else "MS"
+    own = {"mome": EXPERTS} if system == "mome" else {"lora": replace(LORA, scheme=scheme)}
+    rates = {"audio_rates": AUDIO, "video_rates": VIDEO}
+    model = adapted(base, projectors="per_rate", **rates, **own)
+    for stream in KINDS:
+        getattr(model, f"{stream}_encoder").requires_grad_(False)
+    return model
