@@ -34,12 +34,13 @@ def adapted(model: LlamaAvsr, **changes: Any) -> LlamaAvsr:
         InputError: the model has branches or mixtures, or a projector a rate; or a change that its
             weights do not allow.
     """
-    old, new = model.config, replace(model.config, **changes)
+    old = model.config
     if old.lora is not None or old.mome is not None or old.projectors == "per_rate":
         raise InputError(
             "adapted: the model has LoRA branches, mixtures of experts or a projector a rate "
             "already; begin from one that has not."
         )
+    new = replace(old, **changes)
     if old.compression == "stack" and new.projectors == "per_rate":
         raise InputError(
             "adapted: projectors of stacked frames differ in width from rate to rate, so one is no "
@@ -56,7 +57,8 @@ def adapted(model: LlamaAvsr, **changes: Any) -> LlamaAvsr:
         raise InputError(f"adapted: {min(odd)} is in one of the two models only; change less.")
     found.load_state_dict(state, strict=False)
     found.llm.set_attn_implementation(model.llm.config._attn_implementation or "eager")
-    return found.to(next(model.parameters()).device)
+    weight = next(model.parameters())
+    return found.to(device=weight.device, dtype=weight.dtype)
 
 
 def _names(name: str, config: AvsrConfig) -> list[str]:
