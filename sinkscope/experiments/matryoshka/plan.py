@@ -53,7 +53,7 @@ TASKS = {"audio": "ASR", "video": "VSR", "audiovisual": "AVSR"}
 WEIGHTS = (0.1, 1.0)
 """Weights of the decorrelation loss that are compared on the development voices."""
 
-RATES_OF_LEARNING = (2e-3, 4e-3, 8e-3)
+RATES_OF_LEARNING = (2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
 """Learning rates that are compared on the development voices, for LoRA and for the experts."""
 
 
