@@ -28,8 +28,8 @@ def record_rates(
         One record a pair, in the order of ``pairs``.
 
     Raises:
-        InputError: no pair or one twice, a rate that the model was not trained for, or a subject
-            without rates.
+        InputError: no pair or one twice, a rate that the model cannot have, or a subject without
+            rates.
 
     Example:
         >>> import sinkscope as ss
