@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sinkscope.avsr.lora_schemes import SCALE_KEYS, SCHEMES
+from sinkscope.avsr.mome_settings import MomeSettings
 from sinkscope.errors import CheckpointError, InputError
 
 __all__ = ["MODEL_TYPE", "VERSION", "AvsrConfig", "EncoderConfig", "LoraSettings"]
@@ -89,6 +90,7 @@ class AvsrConfig:
         projector_width: units of the projectors' hidden layer.
         projector_norm: whether the projectors end in a LayerNorm, or the streams whose do.
         lora: settings of the LLM's LoRA branches, or None where there are none.
+        mome: the mixtures of experts beside the LLM's blocks, or None where there are none.
         massive_ratio: the ratio to the median above which an activation of this model is called
             massive, or None for the default of 1000 (which tiny models never reach).
     """
@@ -106,6 +108,7 @@ class AvsrConfig:
     projector_width: int = 256
     projector_norm: bool | tuple[str, ...] = False
     lora: LoraSettings | None = None
+    mome: MomeSettings | None = None
     massive_ratio: float | int | None = None
 
     def __post_init__(self) -> None:
@@ -117,6 +120,8 @@ class AvsrConfig:
             )
         if self.single_projector and self.audiovisual_encoder is None:
             raise InputError("AvsrConfig: single_projector needs an audiovisual_encoder.")
+        if self.lora is not None and self.mome is not None:
+            raise InputError("AvsrConfig has lora and mome; an LLM has one of them, or neither.")
         for name in _RATES:
             _check_rates(name, getattr(self, name), self)
         choices = {"compression": ("average", "stack"), "projectors": ("shared", "per_rate")}
@@ -174,7 +179,7 @@ class AvsrConfig:
             )
         _check_keys(values, cls, where)
         nested = {f"{stream}_encoder": EncoderConfig for stream in _STREAMS}
-        for name, kind in {**nested, "lora": LoraSettings}.items():
+        for name, kind in {**nested, "lora": LoraSettings, "mome": MomeSettings}.items():
             if values.get(name) is not None:
                 _check_keys(values[name], kind, f"{where}, {name}")
                 values[name] = kind(**values[name])

@@ -35,9 +35,10 @@ def lay_out(
     """The language model's input from cached features, all of the same streams."""
     by_stream: dict[str, int] = {"audio": rates[0], "video": rates[1]}
     tokens: list[Features] = [{} for _ in features]
+    dtype = next(model.parameters()).dtype
     for stream in features[0]:
         frames = [sample[stream] for sample in features]
-        padded = nn.utils.rnn.pad_sequence(frames, batch_first=True)
+        padded = nn.utils.rnn.pad_sequence(frames, batch_first=True).to(dtype)
         lengths = torch.tensor([len(row) for row in frames])
         rows, counts = model.project(stream, padded, lengths, rate=by_stream[stream])
         for sample, row, count in zip(tokens, rows, counts.tolist(), strict=True):
