@@ -73,6 +73,17 @@ SITES: dict[str, Site] = {
         "blocks.{layer}.mlp.hook_pre_linear",
     ),
     "mlp_act": Site("input of the down projection", _NEURONS, "blocks.{layer}.mlp.hook_post"),
+    "router": Site(
+        "probabilities of a mixture's router over its routed experts, before any is chosen",
+        ("sample", "token", "expert"),
+        "",
+    ),
+    "expert_out": Site(
+        "what a mixture of experts adds to the residual stream: a part of attn_out or mlp_out, or "
+        "apart from both where the mixture is beside the whole block",
+        _STREAM,
+        "",
+    ),
     "q": Site(
         "queries as they enter attention, after rotary embedding and norms",
         ("sample", "head", "token", "feature"),
@@ -118,6 +129,7 @@ DIMS: dict[str, str] = {
     "place": "a token that was picked; traced_token says which",
     "feature": "coordinate of a state",
     "neuron": "coordinate inside the MLP",
+    "expert": "routed expert of a mixture; shared ones are not counted",
     "segment": "role of a token",
     "rank": "0 for the largest",
 }

@@ -27,6 +27,7 @@ key_norm            sample layer kv_head token                  norm of the key
 value_norm          sample layer kv_head token                  norm of the value
 bos_cosine          sample layer token                          cosine of resid_post to the
                                                                 layout's reference token
+router              sample layer token expert                   of a model with MoME: probabilities
 ==================  ==========================================  =================================
 
 A statistic of another site carries the site's name in front (``mlp_out_median``). An array that

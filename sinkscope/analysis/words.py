@@ -10,7 +10,9 @@ from sinkscope.analysis.comparison import Comparison
 from sinkscope.analysis.control_words import control_sentences
 from sinkscope.analysis.words_cause import CAUSE_WRITERS
 from sinkscope.analysis.words_comparison import comparison_sentences, effect_sentences
+from sinkscope.analysis.words_experts import EXPERT_WRITERS
 from sinkscope.analysis.words_features import FEATURE_WRITERS
+from sinkscope.analysis.words_rates import RATE_WRITERS
 from sinkscope.errors import InputError
 
 __all__ = ["describe"]
@@ -219,6 +221,8 @@ _WRITERS: dict[str, Callable[[pd.DataFrame], str]] = {
     "low_meaning": _low_meaning,
     **FEATURE_WRITERS,
     **CAUSE_WRITERS,
+    **EXPERT_WRITERS,
+    **RATE_WRITERS,
     "sink_mechanics": _mechanics,
     "comparison_effects": effect_sentences,
     "input_controls": lambda table: " ".join(control_sentences(table)),

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -133,8 +133,13 @@ def _parts(model: LlamaAvsr) -> list[tuple[str, nn.Module]]:
     found: list[tuple[str, nn.Module]] = [("llm", model.llm)]
     for kind in ("encoder", "projector"):
         parts = (getattr(model, f"{s}_{kind}") for s in ("audio", "video", "audiovisual"))
-        found += [(kind, part) for part in parts if part is not None]
+        found += [(kind, one) for part in parts if part is not None for one in _each(part)]
     return found
+
+
+def _each(part: nn.Module) -> Iterable[nn.Module]:
+    """The module, or those that one for each rate is."""
+    return part.values() if isinstance(part, nn.ModuleDict) else (part,)
 
 
 def _wait(model: LlamaAvsr) -> None:

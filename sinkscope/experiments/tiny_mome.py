@@ -43,7 +43,7 @@ SETTINGS = (
 )
 """All of them are in every step."""
 
-RECIPE = Recipe(steps=500, batch=10, learning_rate=4e-3, weight=0.0, seed=0)
+RECIPE = Recipe(steps=500, batch=10, learning_rate=8e-3, weight=0.0, seed=0)
 BASE = "tiny-avsr"
 
 

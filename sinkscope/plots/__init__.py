@@ -16,17 +16,21 @@ from sinkscope.plots.birth import birth as birth
 from sinkscope.plots.bos_cosine import bos_cosine as bos_cosine
 from sinkscope.plots.cosine_changes import cosine_changes as cosine_changes
 from sinkscope.plots.effects import effects as effects
+from sinkscope.plots.expert_usage import expert_usage as expert_usage
 from sinkscope.plots.feature_changes import feature_changes as feature_changes
 from sinkscope.plots.input_controls import input_controls as input_controls
 from sinkscope.plots.layer_magnitudes import layer_magnitudes as layer_magnitudes
 from sinkscope.plots.magnitudes import magnitudes as magnitudes
 from sinkscope.plots.magnitudes_3d import magnitudes_3d as magnitudes_3d
 from sinkscope.plots.neurons import neurons as neurons
+from sinkscope.plots.rate_similarity import rate_similarity as rate_similarity
 from sinkscope.plots.segment_flow import segment_flow as segment_flow
 from sinkscope.plots.sink_changes import sink_changes as sink_changes
 from sinkscope.plots.sink_mechanics import sink_mechanics as sink_mechanics
 from sinkscope.plots.sink_rate import sink_rate as sink_rate
+from sinkscope.plots.sinks_by_rate import sinks_by_rate as sinks_by_rate
 from sinkscope.plots.sinks_over_time import sinks_over_time as sinks_over_time
+from sinkscope.plots.usage_distances import usage_distances as usage_distances
 
 __all__ = [
     "attention_changes",
@@ -36,15 +40,19 @@ __all__ = [
     "bos_cosine",
     "cosine_changes",
     "effects",
+    "expert_usage",
     "feature_changes",
     "input_controls",
     "layer_magnitudes",
     "magnitudes",
     "magnitudes_3d",
     "neurons",
+    "rate_similarity",
     "segment_flow",
     "sink_changes",
     "sink_mechanics",
     "sink_rate",
+    "sinks_by_rate",
     "sinks_over_time",
+    "usage_distances",
 ]

@@ -102,9 +102,12 @@ class Probe:
 def default_reducers(subject: Subject) -> tuple[Reducer, ...]:
     """The statistics of a default record: of ``DEFAULT``, those whose site the subject has.
 
-    A decoder has all of them; a convolutional encoder has no attention.
+    A decoder has all of them; a convolutional encoder has no attention. A model with mixtures of
+    experts adds the probabilities of its routers, a number for each token and expert.
     """
-    return tuple(reducer for reducer in DEFAULT if subject.anatomy.reads(reducer.site))
+    anatomy = subject.anatomy
+    routers = (Keep("router"),) if anatomy.reads("router") else ()
+    return (*(reducer for reducer in DEFAULT if anatomy.reads(reducer.site)), *routers)
 
 
 def probe(subject: Any, reducers: Iterable[Reducer | str] | None = None) -> Probe:

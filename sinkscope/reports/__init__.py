@@ -7,7 +7,15 @@ Example:
 
 from sinkscope.analysis.thresholds import Thresholds
 from sinkscope.reports.comparison import write_comparison
+from sinkscope.reports.rates import write_rates
 from sinkscope.reports.run import refuse_existing, write_run
 from sinkscope.reports.sections import Section
 
-__all__ = ["Section", "Thresholds", "refuse_existing", "write_comparison", "write_run"]
+__all__ = [
+    "Section",
+    "Thresholds",
+    "refuse_existing",
+    "write_comparison",
+    "write_rates",
+    "write_run",
+]

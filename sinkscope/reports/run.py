@@ -11,6 +11,7 @@ from typing import Any
 from sinkscope import __version__
 from sinkscope.analysis.thresholds import Thresholds
 from sinkscope.record import Record
+from sinkscope.reports.experts import experts_section
 from sinkscope.reports.figures import run_figures
 from sinkscope.reports.folder import refuse_existing, whole_folder, write_parts
 from sinkscope.reports.page import render
@@ -37,7 +38,7 @@ def write_run(
 
     Args:
         folder: where; its parents are made.
-        record: what was recorded.
+        record: what was recorded; that of a model with mixtures of experts has a section on them.
         thresholds: what counts as a sink and as massive; the defaults if left out.
         run: more for ``run.json`` (a seed, a command line).
         sections: what else the run has to tell, after the figures of its record.
@@ -63,6 +64,8 @@ def _write(
 ) -> None:
     tables = run_tables(record, thresholds)
     figures = run_figures(record, tables, thresholds)
+    if "router" in record:
+        sections = (experts_section(record, tables["sinks"]), *sections)
     said = _said(record, thresholds) | run
     said["findings"] = sentences(tables)
     own = {"run": said, "tables": tables, "figures": [one.name for one in figures]}

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from sinkscope.errors import SiteError, UnknownFamilyError
 from sinkscope.glossary import SITES
+from sinkscope.subjects.expert_sites import EXPERT_SITES, expert_absence, expert_tap
 from sinkscope.subjects.families import Family, families, families_table, register_family
 from sinkscope.subjects.finding import find_decoder, submodule
 from sinkscope.subjects.taps import (
@@ -108,9 +109,11 @@ class Anatomy:
         return self.row.causal
 
     def reads(self, site: str) -> bool:
-        """Whether the family's blocks have a site at all; `tap` says what a layer lacks."""
+        """Whether the model's blocks have a site at all; `tap` says what a layer lacks."""
         if site in ATTENTION_SITES:
             return bool(self.attention)
+        if site in EXPERT_SITES:
+            return not any(expert_absence(site, block) for block in self.blocks)
         return self.row.sites is None or site in self.row.sites
 
     def attention_of(self, site: str, layer: int) -> nn.Module:
@@ -165,6 +168,8 @@ class Anatomy:
             return f"there is no such site; use one of {', '.join(SITES)}"
         if site in ATTENTION_SITES:
             return "it is read at the attention interface, by a probe"
+        if site in EXPERT_SITES:
+            return expert_absence(site, self.blocks[layer])
         if self.row.sites is not None and site not in self.row.sites:
             return f"a {self.family} block has the sites {', '.join(self.row.sites)} only"
         if site == "resid_mid" and self.parallel:
@@ -183,6 +188,8 @@ class Anatomy:
 
     def _tap(self, site: str, block: nn.Module) -> Tap:
         row = self.row
+        if site in EXPERT_SITES:
+            return expert_tap(site, block, row)
         if site == "resid_pre":
             return Tap(block, "input", first_input, put=put_input)
         if site == "resid_post":

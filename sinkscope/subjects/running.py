@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from sinkscope.avsr.evaluating import evaluating
 from sinkscope.subjects.anatomy import Anatomy
+from sinkscope.subjects.expert_sites import expert_settings
 
 __all__ = ["describe_model", "evaluating", "fewest_logits", "model_hash"]
 
@@ -29,8 +31,9 @@ def fewest_logits(model: nn.Module) -> dict[str, int]:
 
 
 def describe_model(model: nn.Module, anatomy: Anatomy) -> dict[str, Any]:
-    """Family, hash, dtype, device, attention implementation and versions, ready for JSON."""
+    """Family, hash, dtype, device, attention, experts and versions, ready for JSON."""
     parameter = next(anatomy.decoder.parameters())
+    experts = expert_settings(anatomy.blocks)
     return {
         "family": anatomy.family,
         "model_hash": model_hash(model, anatomy),
@@ -43,6 +46,7 @@ def describe_model(model: nn.Module, anatomy: Anatomy) -> dict[str, Any]:
         "n_kv_heads": anatomy.n_kv_heads,
         "d_model": anatomy.d_model,
         "d_head": anatomy.d_head,
+        "mome": None if experts is None else asdict(experts),
         "versions": {name: version(name) for name in ("torch", "transformers", "sinkscope")},
     }
 

@@ -64,8 +64,9 @@ class Tap:
         """
         if self.put is None:
             raise SiteError(
-                "Only a copy of the residual stream passes resid_mid, so it cannot be changed "
-                "there; change attn_out, or resid_pre or resid_post."
+                "Only a copy of the residual stream passes resid_mid, and the router's "
+                "probabilities are a by-product, so nothing can be changed there; change attn_out "
+                "or expert_out, or resid_pre or resid_post."
             )
         if self.flat:
             tensor = rearrange(tensor, "sample token feature -> (sample token) feature")

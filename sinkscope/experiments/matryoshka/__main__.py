@@ -10,11 +10,13 @@ from pathlib import Path
 
 from sinkscope.experiments.decorrelation.__main__ import prepare
 from sinkscope.experiments.matryoshka.plan import SYSTEMS, Arm, Sizes
+from sinkscope.experiments.matryoshka.report import write_report
 from sinkscope.experiments.matryoshka.running import (
     best_rates,
     best_weight,
     choose_numbers,
     run_arms,
+    run_experts,
     run_hearing,
 )
 
@@ -51,6 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     weight, rates = best_weight(table), best_rates(table)
     arms = arms_of(given.seeds, rates, weight, list(SYSTEMS))
     run_arms(out, arms, sizes, workers=workers)
+    base, tuned = (
+        [arm for arm in arms if arm.system == "mome" and (arm.weight > 0) is with_loss]
+        for with_loss in (False, True)
+    )
+    run_experts(out, base, tuned, sizes, workers=workers)
+    write_report(out, given.report or out / "report", arms=arms, table=table, sizes=sizes)
 
 
 if __name__ == "__main__":

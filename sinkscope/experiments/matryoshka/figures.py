@@ -13,7 +13,7 @@ from sinkscope.experiments.decorrelation.results import NUMBERS
 from sinkscope.experiments.matryoshka.plan import SYSTEMS, TASKS
 from sinkscope.plots.style import ACCENT, MUTED, STYLE
 
-__all__ = ["error_dots", "help_dots", "number_dots", "rates_in_words"]
+__all__ = ["error_dots", "help_dots", "number_dots", "rates_in_words", "usage_dots"]
 
 COLORS = {"separate": MUTED, "ms": "#1F77B4", "ss": "#17A398", "mome": ACCENT}
 SIDES = {"without": "o", "with": "D"}
@@ -152,3 +152,45 @@ SHORT = {"separate": "Llama-AVSR", "ms": "MTSK, MS", "ss": "MTSK, SS", "mome": "
 def _ends(rows: pd.DataFrame, name: str) -> np.ndarray:
     """How far the interval reaches below and above."""
     return np.abs([rows[name] - rows[f"{name}_low"], rows[f"{name}_high"] - rows[name]])
+
+
+def usage_dots(usage: pd.DataFrame) -> Figure:
+    """Total variation of expert usage between rates and between layers, a panel a segment."""
+    segments = [name for name in ("all", "audio", "video") if name in set(usage["segment"])]
+    sides = list(dict.fromkeys(usage["side"]))
+    with plt.rc_context(STYLE):
+        figure, panels = plt.subplots(
+            1, len(segments), figsize=(9.2, 2.8), sharey=True, squeeze=False, layout="constrained"
+        )
+        for axes, segment in zip(panels[0], segments, strict=True):
+            for place, side in enumerate(reversed(sides)):
+                own = usage.loc[(usage["side"] == side) & (usage["segment"] == segment)]
+                lines = place + np.linspace(-0.2, 0.2, len(own))
+                for name, (color, marker) in BETWEEN.items():
+                    axes.errorbar(
+                        own[name],
+                        lines,
+                        xerr=_ends(own, name),
+                        fmt=marker,
+                        ms=4.5,
+                        lw=1.2,
+                        color=color,
+                        label=f"between {name}" if not place else None,
+                    )
+                for x, y in zip(own["rates_control_high"], lines, strict=True):
+                    axes.plot([x, x], [y - 0.09, y + 0.09], color="black", lw=1.2)
+            axes.set_yticks(range(len(sides)), [SIDE_NAMES[side] for side in reversed(sides)])
+            axes.set_xlim(0, 1)
+            axes.set_title(f"{segment} tokens")
+            axes.grid(axis="x", color=GRID, lw=0.8)
+        handles, names = panels[0][0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside upper center", ncols=2, fontsize=8)
+        figure.supxlabel(
+            "mean total variation of expert usage; a dot a seed; black: 95 % of shuffled below",
+            fontsize=9,
+        )
+    return figure
+
+
+BETWEEN = {"rates": (ACCENT, "o"), "layers": (MUTED, "s")}
+SIDE_NAMES = {"untrained": "untrained", "without": "trained", "with": "trained\nwith the loss"}

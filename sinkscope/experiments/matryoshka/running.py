@@ -23,6 +23,11 @@ from sinkscope.experiments import tiny_avsr
 from sinkscope.experiments.corpus import read_corpus
 from sinkscope.experiments.decorrelation.arms import Stores
 from sinkscope.experiments.decorrelation.measuring import measure
+from sinkscope.experiments.matryoshka.experts import (
+    folder_of_experts,
+    look_at_experts,
+    sides_of,
+)
 from sinkscope.experiments.matryoshka.plan import (
     RATES_OF_LEARNING,
     SETTINGS,
@@ -42,6 +47,7 @@ __all__ = [
     "folder_of",
     "read_model",
     "run_arms",
+    "run_experts",
     "run_hearing",
 ]
 
@@ -92,6 +98,18 @@ def run_arms(out: Path, arms: Sequence[Arm], sizes: Sizes, *, workers: int = 2) 
     """Train every model of some arms and measure it at its settings."""
     jobs = [(arm, number) for arm in arms for number in range(len(arm.parts))]
     _run(jobs, partial(_do_part, out, sizes), workers)
+
+
+def run_experts(
+    out: Path, base: Sequence[Arm], tuned: Sequence[Arm], sizes: Sizes, *, workers: int = 2
+) -> None:
+    """Look at the experts of the MoME arms: untrained, without the loss and with it."""
+    jobs = [
+        (arm.seed, side, own)
+        for arm in base
+        for side, own in sides_of(arm.seed, base, tuned).items()
+    ]
+    _run(jobs, partial(_look, out, sizes), workers)
 
 
 def folder_of(out: Path, arm: Arm, setting: Setting) -> Path:
@@ -164,6 +182,13 @@ def _do_part(out: Path, sizes: Sizes, job: tuple[Arm, int]) -> None:
             task=setting.task,
             rates=setting.rates,
         )
+
+
+def _look(out: Path, sizes: Sizes, job: tuple[int, str, Arm | None]) -> None:
+    seed, side, arm = job
+    whole = SETTINGS[-1]
+    model = build(out, Arm(seed, "mome")).eval() if arm is None else read_model(out, arm, whole)
+    look_at_experts(model, _clips(out, sizes.looked_at), folder_of_experts(out, seed, side))
 
 
 @cache

@@ -1,0 +1,76 @@
+"""Records of one set of clips at several rates: are they fit to be compared? Depends on record.
+
+A rate is the number of encoder frames that become one token; a pair is (audio rate, video rate).
+All functions about rates take records by pair, as ``record_rates`` returns them.
+
+Example:
+    >>> rate_words((16, 5)), own_rate((16, 5), "video")
+    ('(16, 5)', 5)
+"""
+
+from collections.abc import Iterator, Mapping
+from itertools import combinations
+
+from sinkscope.errors import InputError
+from sinkscope.record import Record
+
+__all__ = ["Pair", "check_rates", "own_rate", "pairs_of_rates", "rate_words", "refuse_other_clips"]
+
+Pair = tuple[int, int]
+"""(audio rate, video rate): encoder frames a token."""
+
+
+def rate_words(pair: Pair) -> str:
+    """A pair as figures and sentences write it: (audio rate, video rate)."""
+    return f"({pair[0]}, {pair[1]})"
+
+
+def own_rate(pair: Pair, segment: str) -> int | None:
+    """The rate of a segment's own stream; None where tokens are of both streams or of none."""
+    return {"audio": pair[0], "video": pair[1]}.get(segment)
+
+
+def check_rates(records: Mapping[Pair, Record], *, where: str) -> None:
+    """Refuse records that are not of one model and one set of clips.
+
+    Raises:
+        InputError: fewer than two pairs, other clips, other layers, or another model.
+    """
+    if len(records) < 2:
+        raise InputError(
+            f"{where}: {len(records)} pairs of rates were given; record at least two of them with "
+            "record_rates."
+        )
+    (first, one), *others = records.items()
+    for pair, other in others:
+        refuse_other_clips(one, other, where=f"{where}: {rate_words(first)} and {rate_words(pair)}")
+        if one.layers != other.layers:
+            raise InputError(
+                f"{where}: {rate_words(first)} holds layers {one.layers}, {rate_words(pair)} "
+                f"{other.layers}; record the same layers at every rate."
+            )
+
+
+def refuse_other_clips(one: Record, other: Record, *, where: str) -> None:
+    """Refuse two records that are not of the same model and the same clips in the same order.
+
+    Raises:
+        InputError: naming what differs.
+    """
+    for key in ("subject", "model_hash"):
+        if one.provenance.get(key) != other.provenance.get(key):
+            raise InputError(
+                f"{where}: the records differ in {key} ({one.provenance.get(key)!r} and "
+                f"{other.provenance.get(key)!r}); record one model."
+            )
+    names = [[clip.name if clip else "" for clip in record.clips] for record in (one, other)]
+    if names[0] != names[1]:
+        raise InputError(
+            f"{where}: the records are of other clips ({len(names[0])}: {names[0][:3]} and "
+            f"{len(names[1])}: {names[1][:3]}); record the same clips in the same order."
+        )
+
+
+def pairs_of_rates(records: Mapping[Pair, Record]) -> Iterator[tuple[Pair, Pair]]:
+    """Every two pairs of rates, in the order of the records."""
+    return combinations(records, 2)

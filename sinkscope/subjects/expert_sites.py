@@ -1,0 +1,54 @@
+"""Sites of a mixture of experts (MoME) beside a block: what its router says, what it adds.
+
+A mixture adds to the output of the part that it is parallel to. So what ``attn_out`` or
+``mlp_out`` reads is the sum, with what the experts add; beside a whole layer neither holds it, and
+``resid_mid + mlp_out + expert_out`` is ``resid_post``.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from sinkscope.avsr.mome import Mome, MomeSettings, Routing
+from sinkscope.subjects.families import Family
+from sinkscope.subjects.taps import Tap, first_output, put_output
+
+__all__ = ["EXPERT_SITES", "expert_absence", "expert_settings", "expert_tap", "mixture_of"]
+
+EXPERT_SITES = ("router", "expert_out")
+
+
+def mixture_of(block: nn.Module) -> Mome | None:
+    """The mixture beside a block, or None."""
+    found = getattr(block, "mome", None)
+    return found if isinstance(found, Mome) else None
+
+
+def expert_settings(blocks: Sequence[nn.Module]) -> MomeSettings | None:
+    """The settings of the mixtures of a model's blocks; None where it has none."""
+    found = [mixture.settings for block in blocks if (mixture := mixture_of(block)) is not None]
+    return found[0] if found else None
+
+
+def expert_absence(site: str, block: nn.Module) -> str:
+    """Why a block has no such site; "" where it has."""
+    mixture = mixture_of(block)
+    if mixture is None:
+        return "the block has no mixture of experts (MoME) beside it"
+    if site == "router" and not mixture.settings.routed:
+        return "all experts of the mixture are shared, so it has no router"
+    return ""
+
+
+def expert_tap(site: str, block: nn.Module, row: Family) -> Tap:
+    """Where to read a site of a block's mixture, which must be there."""
+    mixture = block.get_submodule("mome")
+    settings: MomeSettings = mixture.settings  # pyright: ignore[reportAssignmentType]
+    flat = settings.placement == "mlp" and row.down in row.flat
+    if site == "router":
+        return Tap(block.get_submodule("mome.gate"), "output", _probabilities, flat)
+    return Tap(mixture, "output", first_output, flat, put_output)
+
+
+def _probabilities(routing: Routing) -> Tensor:
+    return routing.probabilities
