@@ -63,7 +63,7 @@ def test_a_tokenizer_is_asked_for_where_a_file_names_the_llm(
         ({"video_proj.0.weight": torch.zeros(40, 100)}, "takes 100 features"),
         ({"video_proj.0.weight": torch.zeros(4)}, "video: 0.weight has shape (4,)"),
         ({"decoder.weight": torch.zeros(1)}, "is no Llama-AVSR: it holds decoder.weight"),
-        ({"audio_proj.4.0.weight": torch.zeros(1, 1)}, "is an Omni-AVSR"),
+        ({"audio_proj.4.0.weight": torch.zeros(1, 1)}, "the rates are numbered 4, not from 0"),
         ({"llm.model.embed_tokens.weight": torch.zeros(50)}, "embed_tokens.weight has shape (50,)"),
         ({"llm.model.layers.9.mlp.up_proj.weight": torch.zeros(144, 64)}, "its num_hidden_layers"),
         ({"llm.model.layers.1.self_attn.lora_up_V.weight": torch.zeros(64, 4)},

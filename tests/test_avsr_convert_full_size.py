@@ -126,12 +126,11 @@ def test_names_and_shapes_fit(tmp_path: Path, name: str, trained: int, said: dic
 def test_what_is_told() -> None:
     told = what_is_told(nowhere(published("avsr")), where="released.pth")
     assert told.streams == {
-        "audio": Encoding("whisper", 1024, 4),
-        "video": Encoding("avhubert", 1024, 2),
+        "audio": Encoding("whisper", 1024, (4,)),
+        "video": Encoding("avhubert", 1024, (2,)),
     }
     assert told.llm == LlmFacts(4096, 128_261, 32, 64, 14_336, 1024)
-    assert (told.projector_width, told.projector_norm, told.joint) == (2048, False, False)
+    assert (told.projector_width, told.per_rate, told.joint) == (2048, False, False)
     told = what_is_told(nowhere(published("vsr_3b")), where="released.pth")
-    assert told.streams == {"video": Encoding("avhubert", 1024, 1)}
+    assert told.streams == {"video": Encoding("avhubert", 1024, (1,), norm=True)}
     assert told.llm == LlmFacts(3072, 128_261, 28, 96, 8192, 1024)
-    assert told.projector_norm

@@ -85,7 +85,7 @@ def test_wavlm(tmp_path: Path, sources: Answers, adapters_only: bool) -> None:
 
 def told(hidden: int, rank: int | None) -> Told:
     facts = LlmFacts(hidden, 50, 4, rank, None, None)
-    return Told({"audio": Encoding("whisper", 32, 4)}, facts, 40, False, False)
+    return Told({"audio": Encoding("whisper", 32, (4,))}, facts, 40, False, False)
 
 
 @pytest.mark.parametrize(

@@ -106,16 +106,19 @@ def all_adapters(settings: "LoraSettings", config: "AvsrConfig") -> tuple[str, .
     """
     found = (
         name
-        for task, streams in tasks_of(config).items()
+        for task, streams in tasks_of(config.streams).items()
         for rates in _combinations(streams, config)
         for name in active_adapters(settings, task, rates)
     )
     return tuple(dict.fromkeys(found))
 
 
-def tasks_of(config: "AvsrConfig") -> dict[str, tuple[str, ...]]:
-    """The streams that each task reads, of the tasks that a model can do."""
-    streams = config.streams
+def tasks_of(streams: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """The tasks that a model with these streams can do, and what each of them reads.
+
+    >>> tasks_of(("audio", "video"))
+    {'audio': ('audio',), 'video': ('video',), 'audiovisual': ('audio', 'video')}
+    """
     alone = {stream: (stream,) for stream in streams}
     return alone | ({"audiovisual": streams} if len(streams) > 1 else {})
 

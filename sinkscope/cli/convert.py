@@ -1,9 +1,11 @@
-"""``sinkscope convert``: a released Llama-AVSR checkpoint becomes a folder to scan."""
+"""``sinkscope convert``: a released Llama-AVSR or Omni-AVSR becomes a folder to scan."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from sinkscope.errors import InputError
 
 __all__ = ["convert"]
 
@@ -30,6 +32,13 @@ def convert(
     video_rate: Annotated[
         int | None, typer.Option(min=1, help="Video frames averaged into a token.")
     ] = None,
+    audio_rates: Annotated[
+        str | None,
+        typer.Option(metavar="N,N", help="The same, of several projectors in their order."),
+    ] = None,
+    video_rates: Annotated[
+        str | None, typer.Option(metavar="N,N", help="The same for video, such as 2,5.")
+    ] = None,
     compression: Annotated[
         str | None, typer.Option(help="average or stack, where the shapes leave it open.")
     ] = None,
@@ -45,7 +54,7 @@ def convert(
         bool, typer.Option(help="Keep what was trained; refer to the base models, by their hash.")
     ] = False,
 ) -> None:
-    """Convert a RELEASED checkpoint of Llama-AVSR into a folder that load and scan read.
+    """Convert a RELEASED checkpoint of Llama-AVSR or Omni-AVSR for load and scan.
 
     What names and shapes tell is inferred; what they do not is asked for, all at once. Nothing in
     the file is run, and no weight is dropped in silence.
@@ -63,6 +72,8 @@ def convert(
             tokenizer=tokenizer,
             audio_rate=audio_rate,
             video_rate=video_rate,
+            audio_rates=_numbers("--audio-rates", audio_rates),
+            video_rates=_numbers("--video-rates", video_rates),
             compression=compression,
             lora_alpha=lora_alpha,
             lora_reduction=lora_reduction,
@@ -72,3 +83,15 @@ def convert(
     typer.echo(f"wrote {done.folder} ({done.weights} weights): {done.summary}")
     if done.left_out:
         typer.echo(f"left out, because they play no part: {', '.join(done.left_out)}")
+
+
+def _numbers(option: str, said: str | None) -> tuple[int, ...] | None:
+    """Whole numbers with commas between them."""
+    if said is None:
+        return None
+    try:
+        return tuple(int(one) for one in said.split(","))
+    except ValueError as error:
+        raise InputError(
+            f"{option} is {said!r}; give whole numbers with commas between them, such as 4,16."
+        ) from error

@@ -22,6 +22,9 @@ class Answers:
         tokenizer: folder or hub id; that of ``llm`` by default.
         audio_rate: encoder frames a token, where frames were averaged.
         video_rate: the same for video.
+        audio_rates: several of them, of a model that was trained at several; in the authors' order
+            where each has a projector.
+        video_rates: the same for video.
         compression: ``"average"`` or ``"stack"``, where the shapes leave it open.
         lora_alpha: the authors' ``alpha``.
         lora_reduction: the authors' reduction factor, where the rank does not tell it.
@@ -33,9 +36,18 @@ class Answers:
     tokenizer: str | None = None
     audio_rate: int | None = None
     video_rate: int | None = None
+    audio_rates: tuple[int, ...] | None = None
+    video_rates: tuple[int, ...] | None = None
     compression: str | None = None
     lora_alpha: float | int | None = None
     lora_reduction: float | int | None = None
+
+    def rates(self, stream: str) -> tuple[int, ...] | None:
+        """What was said of a stream's rates; both at once are those of the picture."""
+        heard = stream == "audio"
+        one = self.audio_rate if heard else self.video_rate
+        several = self.audio_rates if heard else self.video_rates
+        return several if one is None else (one,)
 
     def hubert(self, kinds: Collection[str]) -> str | None:
         """Where AV-HuBERT is, among encoders of these kinds."""
@@ -84,22 +96,42 @@ def refuse_contradictions(told: Told, answers: Answers) -> None:
             "The checkpoint's LLM has no LoRA branches; leave --lora-alpha and --lora-reduction "
             "out."
         )
+    for one, several in (("audio_rate", "audio_rates"), ("video_rate", "video_rates")):
+        if getattr(answers, one) is not None and getattr(answers, several) is not None:
+            raise CheckpointError(
+                f"Both --{one.replace('_', '-')} and --{several.replace('_', '-')} were given; "
+                "give one of them."
+            )
     for stream, encoding in told.streams.items():
-        asked = answers.audio_rate if stream == "audio" else answers.video_rate
-        if encoding.stacked > 1 and answers.compression == "average":
-            raise CheckpointError(
-                f"The {stream} projector takes {encoding.stacked} stacked frames, and "
-                "--compression is average; leave it out."
-            )
-        if encoding.stacked > 1 and asked not in (None, encoding.stacked):
-            raise CheckpointError(
-                f"The {stream} projector takes {encoding.stacked} stacked frames, and the {stream} "
-                f"rate was said to be {asked}; leave it out."
-            )
-    if answers.audio_rate is not None and "audio" not in told.streams:
-        raise CheckpointError("The checkpoint has no audio projector; leave --audio-rate out.")
-    if answers.video_rate is not None and not told.streams.keys() & {"video", "audiovisual"}:
-        raise CheckpointError("The checkpoint has no video projector; leave --video-rate out.")
+        _refuse_other_rates(stream, encoding, answers)
+    for stream, takers in {"audio": {"audio"}, "video": {"video", "audiovisual"}}.items():
+        if answers.rates(stream) is not None and not told.streams.keys() & takers:
+            option = f"--{stream}-rate"
+            raise CheckpointError(f"The checkpoint has no {stream} projector; leave {option} out.")
+
+
+def _refuse_other_rates(stream: str, encoding: Encoding, answers: Answers) -> None:
+    """Refuses rates and a compression that do not fit the projectors of a stream."""
+    said, there = answers.rates(stream), encoding.stacked
+    rates = " and ".join(map(str, there))
+    has = f"The {stream} projector{'s take' if len(there) > 1 else ' takes'}"
+    if encoding.is_stacked and answers.compression == "average":
+        raise CheckpointError(
+            f"{has} {rates} stacked frames, and --compression is average; leave it out."
+        )
+    if encoding.is_stacked and said not in (None, there):
+        raise CheckpointError(
+            f"{has} {rates} stacked frames, and the {stream} rate was said to be "
+            f"{', '.join(map(str, said or ()))}; leave it out."
+        )
+    if not encoding.is_stacked and len(there) > 1 and answers.compression == "stack":
+        raise CheckpointError(f"{has} one frame each, and --compression is stack; leave it out.")
+    if said is not None and len(there) > 1 and len(said) != len(there):
+        raise CheckpointError(
+            f"There are {len(there)} {stream} projectors, one for each rate, and "
+            f"{len(said)} {'rates were' if len(said) > 1 else 'rate was'} said "
+            f"({', '.join(map(str, said))}); name every rate, in the authors' order."
+        )
 
 
 def reduction_of(told: Told, answers: Answers) -> float | int | None:
@@ -132,20 +164,24 @@ def reduction_of(told: Told, answers: Answers) -> float | int | None:
 
 def _unsaid_rates(streams: Mapping[str, Encoding], answers: Answers) -> list[str]:
     """What must be said of compression: one frame a token may be an average of several."""
-    if any(encoding.stacked > 1 for encoding in streams.values()):
+    if any(encoding.is_stacked for encoding in streams.values()):
         return []
-    if answers.compression is None:
+    several = any(len(encoding.stacked) > 1 for encoding in streams.values())
+    if answers.compression is None and not several:
         return ["--compression (average, or stack for a rate of 1)"]
     if answers.compression == "stack":
         return []
-    options = {
-        stream: ("--audio-rate", answers.audio_rate)
-        if stream == "audio"
-        else ("--video-rate", answers.video_rate)
-        for stream in streams
-    }
     return [
-        f"{option} (frames that were averaged into a token)"
-        for option, said in options.values()
-        if said is None
+        _asked_rates("audio" if stream == "audio" else "video", len(encoding.stacked))
+        for stream, encoding in streams.items()
+        if answers.rates(stream) is None
     ]
+
+
+def _asked_rates(stream: str, projectors: int) -> str:
+    if projectors == 1:
+        return f"--{stream}-rate (frames that were averaged into a token)"
+    return (
+        f"--{stream}-rates (frames that were averaged into a token, one number for each of its "
+        f"{projectors} projectors, in the authors' order)"
+    )

@@ -1,4 +1,4 @@
-"""A released Llama-AVSR checkpoint becomes a folder that this package reads.
+"""A released checkpoint of Llama-AVSR or Omni-AVSR becomes a folder that this package reads.
 
 ```python
 done = convert("released.pth", "model", Answers(llm="meta-llama/Llama-3.1-8B",
@@ -12,8 +12,9 @@ time; nothing in it is run.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from accelerate import init_empty_weights
@@ -39,11 +40,19 @@ from sinkscope.avsr.convert.sources import (
     speech_encoder,
     tokenizer_of,
 )
-from sinkscope.avsr.lora import lora_rank
+from sinkscope.avsr.convert.summary import in_a_line
+from sinkscope.avsr.lora_schemes import is_plain
 from sinkscope.avsr.model import LlamaAvsr
 from sinkscope.errors import CheckpointError, InputError, SinkscopeError
 
-__all__ = ["Converted", "config_of", "convert", "our_state", "refuse_faults_by_their_names"]
+__all__ = [
+    "Converted",
+    "config_of",
+    "convert",
+    "our_state",
+    "rates_by_index",
+    "refuse_faults_by_their_names",
+]
 
 
 @dataclass(frozen=True)
@@ -65,25 +74,7 @@ class Converted:
     @property
     def summary(self) -> str:
         """What the model is, in a line: what was inferred, to be read over."""
-        config, told = self.config, []
-        for stream in config.streams:
-            encoder = config.audiovisual_encoder or getattr(config, f"{stream}_encoder")
-            rank = encoder.config.get("lora_rank")
-            adapted = f" with LoRA of rank {rank}" if rank else ""
-            told.append(
-                f"{stream} through {encoder.kind}{adapted}, {config.rates(stream)[0]} frames a "
-                f"token ({config.compression})"
-            )
-        rank = config.lora and lora_rank(config.hidden_size, reduction=config.lora.reduction)
-        return "; ".join(
-            (
-                *told,
-                f"LLM of {config.llm['num_hidden_layers']} layers, {config.hidden_size} wide, "
-                f"{config.llm['vocab_size']} entries",
-                f"LoRA of rank {rank}" if rank else "no LoRA",
-                f"projectors {'with' if config.projector_norm else 'without'} LayerNorm",
-            )
-        )
+        return in_a_line(self.config)
 
 
 def convert(
@@ -155,8 +146,12 @@ def refuse_faults_by_their_names(
     Raises:
         CheckpointError: listing all of them.
     """
-    own = {their_name(name): value for name, value in model.state_dict().items()}
-    faults = faults_between(own, {their_name(name): value for name, value in named.items()})
+    lora = model.config.lora
+    theirs = partial(
+        their_name, rates=rates_by_index(model.config), alone=lora is None or is_plain(lora)
+    )
+    own = {theirs(name): value for name, value in model.state_dict().items()}
+    faults = faults_between(own, {theirs(name): value for name, value in named.items()})
     if faults:
         raise CheckpointError(
             f"{where} does not fit what the answers say: {'; '.join(faults)}. Check them."
@@ -167,10 +162,11 @@ def config_of(told: Told, state: Mapping[str, Tensor], answers: Answers) -> Avsr
     """The model's configuration, from what is told and what was answered."""
     reduction, lora = reduction_of(told, answers), None
     if reduction is not None and answers.lora_alpha is not None:
-        lora = LoraSettings(reduction, answers.lora_alpha)
+        lora = LoraSettings(reduction, answers.lora_alpha, scheme=told.llm.scheme)
     rates: dict[str, Any] = {
-        f"{stream}_rates": (_rate(stream, told, answers),) for stream in told.streams
+        f"{stream}_rates": _rates(stream, told, answers) for stream in told.streams
     }
+    normed = tuple(stream for stream, encoding in told.streams.items() if encoding.norm)
     encoders: dict[str, Any] = _encoders(told, state, answers)
     return AvsrConfig(
         llm=llm_fields(str(answers.llm), told.llm),
@@ -178,8 +174,9 @@ def config_of(told: Told, state: Mapping[str, Tensor], answers: Answers) -> Avsr
         single_projector="audiovisual" in told.streams,
         **rates,
         compression=_compression(told, answers),
+        projectors="per_rate" if told.per_rate else "shared",
         projector_width=told.projector_width,
-        projector_norm=told.projector_norm,
+        projector_norm=normed if 0 < len(normed) < len(told.streams) else bool(normed),
         lora=lora,
     )
 
@@ -192,8 +189,8 @@ def our_state(
     Raises:
         CheckpointError: the configuration ties embedding and head, the checkpoint does not.
     """
-    lora = config.lora is not None
-    named = {our_name(name, lora=lora): value for name, value in state.items()}
+    lora, rates = config.lora is not None, rates_by_index(config)
+    named = {our_name(name, lora=lora, rates=rates): value for name, value in state.items()}
     for stream in ("audio", "video", "audiovisual"):
         named = named_as_published(named, f"{stream}_encoder.model.encoder.pos_conv.0.")
     head, embedding = "llm.lm_head.weight", "llm.model.embed_tokens.weight"
@@ -246,13 +243,20 @@ def _encoders(
     return found
 
 
-def _rate(stream: str, told: Told, answers: Answers) -> int:
+def rates_by_index(config: AvsrConfig) -> dict[str, tuple[int, ...]] | None:
+    """The rates of each stream in the order of its projectors; None where all share one."""
+    if config.projectors == "shared":
+        return None
+    return {stream: config.rates(stream) for stream in config.streams}
+
+
+def _rates(stream: str, told: Told, answers: Answers) -> tuple[int, ...]:
     """Encoder frames a token: what is stacked, or what was answered."""
-    asked = answers.audio_rate if stream == "audio" else answers.video_rate
-    stacked = told.streams[stream].stacked
-    return stacked if stacked > 1 else asked or 1
+    encoding = told.streams[stream]
+    return encoding.stacked if encoding.is_stacked else answers.rates(stream) or (1,)
 
 
 def _compression(told: Told, answers: Answers) -> Literal["average", "stack"]:
-    stacks = any(encoding.stacked > 1 for encoding in told.streams.values())
-    return "stack" if stacks else cast('Literal["average", "stack"]', answers.compression)
+    if any(encoding.is_stacked for encoding in told.streams.values()):
+        return "stack"
+    return "stack" if answers.compression == "stack" else "average"
