@@ -252,12 +252,12 @@ def test_what_is_watched_and_saved_is_what_was_trained(corpus, tmp_path, monkeyp
 
 
 def test_an_evaluation_that_fails_leaves_a_finished_run(corpus, tmp_path, monkeypatch):
-    from sinkscope.training import run
+    from sinkscope.training import dev
 
     def fail(*args, **kwargs):
         raise InputError("None of the clips could be evaluated.")
 
-    monkeypatch.setattr(run, "evaluate", fail)
+    monkeypatch.setattr(dev, "evaluate", fail)
     told = train(config_of(corpus, dev=str(corpus), steps=1), tmp_path / "out", quiet=True)
     assert told["status"] == "finished"
     assert told["dev"] is None
@@ -334,7 +334,7 @@ def test_a_log_with_gaps_is_the_same_after_a_stop(corpus, tmp_path, monkeypatch)
 
 
 def test_weights_that_are_no_numbers_are_not_saved(corpus, tmp_path, monkeypatch):
-    from sinkscope.training.run import ClipTrainer
+    from sinkscope.training.clip_trainer import ClipTrainer
 
     own = ClipTrainer.compute_loss
 
