@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from sinkscope.avsr.mome_settings import MomeSettings
 from sinkscope.errors import CheckpointError, InputError
 
 __all__ = ["MODEL_TYPE", "VERSION", "AvsrConfig", "EncoderConfig", "LoraSettings"]
@@ -72,6 +73,7 @@ class AvsrConfig:
         projector_width: units of the projector's hidden layer.
         projector_norm: whether the projector ends in a LayerNorm.
         lora: settings of the LLM's LoRA branches, or None where there are none.
+        mome: the mixtures of experts beside the LLM's blocks, or None where there are none.
         massive_ratio: the ratio to the median above which an activation of this model is called
             massive, or None for the default of 1000 (which tiny models never reach).
     """
@@ -88,6 +90,7 @@ class AvsrConfig:
     projector_width: int = 256
     projector_norm: bool = False
     lora: LoraSettings | None = None
+    mome: MomeSettings | None = None
     massive_ratio: float | int | None = None
 
     def __post_init__(self) -> None:
@@ -99,6 +102,8 @@ class AvsrConfig:
             )
         if self.single_projector and self.audiovisual_encoder is None:
             raise InputError("AvsrConfig: single_projector needs an audiovisual_encoder.")
+        if self.lora is not None and self.mome is not None:
+            raise InputError("AvsrConfig has lora and mome; an LLM has one of them, or neither.")
         for name in _RATES:
             _check_rates(name, getattr(self, name), self.compression)
         if self.compression not in ("average", "stack"):
@@ -143,7 +148,7 @@ class AvsrConfig:
             )
         _check_keys(values, cls, where)
         nested = {f"{stream}_encoder": EncoderConfig for stream in _STREAMS}
-        for name, kind in {**nested, "lora": LoraSettings}.items():
+        for name, kind in {**nested, "lora": LoraSettings, "mome": MomeSettings}.items():
             if values.get(name) is not None:
                 _check_keys(values[name], kind, f"{where}, {name}")
                 values[name] = kind(**values[name])
@@ -183,7 +188,8 @@ def _check_keys(values: Mapping[str, Any], kind: type, where: str) -> None:
         raise CheckpointError(
             f"{where}: unknown fields {unknown} in {kind.__name__}; known are {sorted(known)}."
         )
-    required = {"AvsrConfig": {"llm"}, "EncoderConfig": {"kind"}}.get(kind.__name__, known)
+    optional = {"AvsrConfig": {"llm"}, "EncoderConfig": {"kind"}, "MomeSettings": set[str]()}
+    required = optional.get(kind.__name__, known)
     missing = sorted(required - set(values))
     if missing:
         raise CheckpointError(f"{where}: fields {missing} of {kind.__name__} are missing.")

@@ -24,6 +24,7 @@ from sinkscope.avsr.generation import Search, generate
 from sinkscope.avsr.inputs import Inputs, Part, Span, assemble, token_times
 from sinkscope.avsr.llm import build_llm
 from sinkscope.avsr.lora import attach_lora
+from sinkscope.avsr.mome import add_mixtures
 from sinkscope.avsr.parts import parts_of
 from sinkscope.avsr.streams import ORDER, chosen_order, chosen_rate, chosen_streams
 from sinkscope.avsr.tokens import added_ids, read_tokenizer
@@ -59,6 +60,8 @@ class LlamaAvsr(FrontEnd):
             )
         if config.lora is not None:
             attach_lora(self.llm, config.lora)
+        if config.mome is not None:
+            add_mixtures(self.llm, config.mome)
         self.build_front()
         self.eval()
 
