@@ -15,12 +15,13 @@ from sinkscope.avsr.config import LoraSettings
 from sinkscope.avsr.corpora import read_corpus
 from sinkscope.avsr.manifest import Entry
 from sinkscope.errors import CheckpointError, InputError
-from sinkscope.training.batches import ClipBatches, refuse_unusable
+from sinkscope.training.batches import ClipBatches
 from sinkscope.training.config import DecorrelationConfig, NoiseConfig, TrainConfig
 from sinkscope.training.guard import NotFiniteError, refuse_infinite_weights
 from sinkscope.training.run import train
 from sinkscope.training.run_folder import RunFolder
 from sinkscope.training.spoken import prepare_for_training
+from sinkscope.training.unusable import refuse_unusable
 from tests.training_corpus import settings, write_corpus
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*pin_memory.*")

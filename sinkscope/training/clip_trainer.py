@@ -28,7 +28,8 @@ class ClipTrainer(SinkTrainer):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
         """As in `SinkTrainer`, with the tokens to predict counted by the data set."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        return batches, self._total([batch.pop(TARGETS) for batch in batches], device)
+        counts = [batch.pop(TARGETS) for batch in batches]
+        return batches, self._total([float(sum(counts))], device)[0]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return SequentialSampler(self.train_dataset)  # pyright: ignore[reportArgumentType]

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from sinkscope.avsr.config import LoraSettings
+from sinkscope.avsr.mome_settings import MomeSettings
 from sinkscope.errors import InputError
 from sinkscope.training.reading import from_mapping, read_yaml
 from sinkscope.training.sections import (
@@ -50,6 +51,16 @@ class TrainConfig:
         audio_rates: feature frames a token, drawn for each batch; null is the model's default.
         video_rates: the same for video.
         modalities: drawn for each batch; null is the widest that the model takes.
+        passes: ``"drawn"``: one modality and rates for each batch. ``"all_pairs"``: every modality
+            at every pair of rates in each step (Llama-MTSK). ``"sampled_pair"``: one audio and one
+            video rate a step, every modality at them (Omni-AVSR). The passes of a step are made
+            over the same clips, and its loss is their mean.
+        task_weights: what each modality's cross-entropy is multiplied by; null is 1.
+        projectors: ``"per_rate"`` or ``"shared"``; null keeps the model's. Per-rate ones begin as
+            copies of a shared one where the model has it.
+        mome: fresh mixtures of experts beside the LLM's blocks, which are trained; llm must be
+            "frozen". Null keeps those that the model has. ``balance_weight`` in it is the weight of
+            the balance loss; shares and probabilities are those of each pass by itself.
         decorrelation: the loss against BOS.
         noise: null for none.
         steps: of the optimiser.
@@ -81,6 +92,10 @@ class TrainConfig:
     audio_rates: tuple[int, ...] | None = None
     video_rates: tuple[int, ...] | None = None
     modalities: tuple[str, ...] | None = None
+    passes: str = "drawn"
+    task_weights: TaskWeights | None = None
+    projectors: str | None = None
+    mome: MomeSettings | None = None
     decorrelation: DecorrelationConfig = field(default_factory=DecorrelationConfig)
     noise: NoiseConfig | None = None
     steps: int = 1000
@@ -100,6 +115,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         one_of("llm", self.llm, ("lora", "full", "frozen"))
+        one_of("passes", self.passes, ("drawn", "sampled_pair", "all_pairs"))
+        if self.projectors is not None:
+            one_of("projectors", self.projectors, ("shared", "per_rate"))
         one_of("precision", self.precision, ("float32", "bfloat16"))
         for name in self.modalities or ():
             one_of("modalities", name, MODALITIES)
@@ -147,6 +165,11 @@ class TrainConfig:
 def _refuse_contradictions(config: TrainConfig) -> None:
     if config.lora is not None and config.llm != "lora":
         raise InputError(f"config: lora is given, but llm is {config.llm!r}; use llm: lora.")
+    if config.mome is not None and config.llm != "frozen":
+        raise InputError(
+            f"config: mome is given, but llm is {config.llm!r}; experts are trained beside a "
+            "frozen LLM, so use llm: frozen."
+        )
     if config.delimiters and config.weight_decay:
         raise InputError(
             "config: weight_decay would also shrink the embeddings that are not trained; with "

@@ -20,15 +20,12 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 from sinkscope.avsr.corpora import read_corpus
 from sinkscope.avsr.loading import load_clip
 from sinkscope.avsr.manifest import Corpus
+from sinkscope.avsr.mome_settings import MomeSettings
 from sinkscope.avsr.streams import MODALITIES
 from sinkscope.errors import InputError
 from sinkscope.subjects.avsr import AvsrSubject, avsr_subject
 from sinkscope.subjects.subject import load
-from sinkscope.training.batches import (
-    ClipBatches,
-    refuse_unusable,
-    trained_modalities,
-)
+from sinkscope.training.batches import ClipBatches
 from sinkscope.training.callbacks import SinkCallback
 from sinkscope.training.clip_trainer import ClipTrainer, WriteFiles
 from sinkscope.training.config import TrainConfig
@@ -37,6 +34,8 @@ from sinkscope.training.features import origin_of
 from sinkscope.training.run_folder import RunFolder
 from sinkscope.training.schedule import WeightSchedule
 from sinkscope.training.spoken import SpokenModel, prepare_for_training
+from sinkscope.training.step_passes import trained_modalities
+from sinkscope.training.unusable import refuse_unusable
 
 __all__ = ["train"]
 
@@ -143,13 +142,16 @@ def _trainer(
     run: RunFolder,
     quiet: bool,
 ) -> ClipTrainer:
-    arguments = _arguments(config, run, quiet)
-    count = config.steps * config.accumulation * max(1, arguments.world_size)
+    count = config.steps * config.accumulation
+    data = ClipBatches(model.model, corpus.entries, config=config, count=count)
+    arguments = _arguments(config, run, quiet, parts=config.accumulation * data.passes)
     own = config.decorrelation
     callbacks = [WriteFiles(run, model), TensorBoardCallback(_writer(run))]
     if config.watch_every:
         clips = [load_clip(entry) for entry in dev.entries[:WATCHED]]
-        widest = max(trained_modalities(model.model, config), key=lambda one: len(MODALITIES[one]))
+        widest = max(
+            trained_modalities(model.model.config, config), key=lambda one: len(MODALITIES[one])
+        )
         watched = avsr_subject(model.model).with_options(modality=widest)
         callbacks.append(SinkCallback(clips, every=config.watch_every, subject=watched))
     trainer = ClipTrainer(
@@ -157,7 +159,8 @@ def _trainer(
         arguments,
         weight=WeightSchedule(own.weight, warmup=own.warmup, decay=own.decay),
         loss={"power": own.power, "layers": own.layers, "detach_bos": own.detach_bos},
-        train_dataset=ClipBatches(model.model, corpus.entries, config=config, count=count),
+        balance=_balance(model),
+        train_dataset=data,
         data_collator=_only,
         callbacks=callbacks,
     )
@@ -167,12 +170,14 @@ def _trainer(
     return trainer
 
 
-def _arguments(config: TrainConfig, run: RunFolder, quiet: bool) -> TrainingArguments:
+def _arguments(
+    config: TrainConfig, run: RunFolder, quiet: bool, *, parts: int
+) -> TrainingArguments:
     return TrainingArguments(
         str(run.checkpoints),
         max_steps=config.steps,
         per_device_train_batch_size=1,
-        gradient_accumulation_steps=config.accumulation,
+        gradient_accumulation_steps=parts,
         learning_rate=config.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=math.ceil(config.warmup * config.steps),
@@ -188,6 +193,13 @@ def _arguments(config: TrainConfig, run: RunFolder, quiet: bool) -> TrainingArgu
         report_to=[],
         disable_tqdm=quiet,
     )
+
+
+def _balance(model: SpokenModel) -> MomeSettings | None:
+    """What the balance loss follows; None where no routed experts are trained."""
+    learning = [name for name, one in model.named_parameters() if one.requires_grad]
+    routed = any(".mome.router." in name for name in learning)
+    return model.model.config.mome if routed else None
 
 
 def _only(rows: list[dict[str, Any]]) -> dict[str, Any]:
