@@ -15,7 +15,7 @@ from sinkscope.avsr.avhubert.config import config_from_fairseq, infer_config
 from sinkscope.avsr.avhubert.transformer import named_as_published
 from sinkscope.avsr.avhubert.weights import PRETRAINING
 from sinkscope.avsr.config import AvsrConfig, EncoderConfig, LoraSettings
-from sinkscope.avsr.lora import peft_name
+from sinkscope.avsr.lora_names import peft_name
 from sinkscope.avsr.model import LlamaAvsr
 from tests.golden_resnet import resnet_weights
 from tests.shared_data import shared

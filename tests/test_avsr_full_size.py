@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sinkscope.avsr.config import AvsrConfig, EncoderConfig, LoraSettings
-from sinkscope.avsr.lora import published_name
+from sinkscope.avsr.lora_names import published_name
 from sinkscope.avsr.model import LlamaAvsr
 from tests.golden_avsr import tokenizer
 from tests.shared_data import shared

@@ -11,13 +11,9 @@ from torch import Tensor
 
 from sinkscope.avsr.config import LoraSettings
 from sinkscope.avsr.llm import build_llm
-from sinkscope.avsr.lora import (
-    attach_lora,
-    export_adapter,
-    peft_name,
-    published_name,
-    read_adapter,
-)
+from sinkscope.avsr.lora import attach_lora
+from sinkscope.avsr.lora_files import export_adapter, read_adapter
+from sinkscope.avsr.lora_names import peft_name, published_name
 from sinkscope.errors import CheckpointError
 from tests.shared_data import shared
 

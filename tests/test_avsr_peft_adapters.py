@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from sinkscope.avsr.config import AvsrConfig, EncoderConfig, LoraSettings
 from sinkscope.avsr.llm import build_llm
-from sinkscope.avsr.lora import attach_lora, export_adapter, merge_lora, read_adapter
+from sinkscope.avsr.lora import attach_lora, merge_lora
+from sinkscope.avsr.lora_files import export_adapter, read_adapter
 from sinkscope.avsr.model import LlamaAvsr
 from sinkscope.avsr.tokens import word_tokenizer
 from sinkscope.errors import CheckpointError, InputError

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 import sinkscope as ss
-from sinkscope.avsr.lora import peft_name
+from sinkscope.avsr.lora_names import peft_name
 from sinkscope.cli.train import train as command
 from sinkscope.errors import InputError
 from sinkscope.training.config import TrainConfig

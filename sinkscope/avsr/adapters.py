@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sinkscope.avsr.base_models import BASES, READERS, WHOLE, is_whole, located
 from sinkscope.avsr.checkpoint import new_folder, read_weights, state_hash, write_state
-from sinkscope.avsr.lora import peft_name
+from sinkscope.avsr.lora_names import peft_name
 from sinkscope.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:

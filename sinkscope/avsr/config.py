@@ -5,10 +5,11 @@ Depends on nothing but the errors, so that reading it loads no torch.
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from sinkscope.avsr.lora_schemes import SCALE_KEYS, SCHEMES
 from sinkscope.avsr.mome_settings import MomeSettings
 from sinkscope.errors import CheckpointError, InputError
 
@@ -46,10 +47,24 @@ class LoraSettings:
     Attributes:
         reduction: R; the rank is ``round(hidden_size / R)``.
         alpha: the update is scaled by ``alpha / R``.
+        scheme: which branches there are, by their names in `sinkscope.avsr.lora_schemes.SCHEMES`:
+            one for all (``"S"``), one a task, one a scale, or two of these.
+        scale_key: by which rates a scale's branch is chosen: ``"pair"``, ``"audio"`` or
+            ``"video"``.
     """
 
     reduction: float | int
     alpha: float | int
+    scheme: str = "S"
+    scale_key: str = "pair"
+
+    def __post_init__(self) -> None:
+        for name, known in (("scheme", tuple(SCHEMES)), ("scale_key", SCALE_KEYS)):
+            if getattr(self, name) not in known:
+                raise InputError(
+                    f"LoraSettings.{name} is {getattr(self, name)!r}; use one of "
+                    f"{', '.join(known)}."
+                )
 
 
 @dataclass(frozen=True)
@@ -69,9 +84,11 @@ class AvsrConfig:
         video_rates: the same for video.
         audiovisual_rates: the same for the one sequence.
         compression: ``"average"`` (mean over the frames) or ``"stack"`` (frames side by side,
-            which ties the projector to one rate).
-        projector_width: units of the projector's hidden layer.
-        projector_norm: whether the projector ends in a LayerNorm.
+            which ties a projector to one rate).
+        projectors: ``"shared"`` (one for every rate of a stream) or ``"per_rate"`` (one for each,
+            as in Llama-MTSK, arXiv 2503.06362; other rates are refused).
+        projector_width: units of the projectors' hidden layer.
+        projector_norm: whether the projectors end in a LayerNorm, or the streams whose do.
         lora: settings of the LLM's LoRA branches, or None where there are none.
         mome: the mixtures of experts beside the LLM's blocks, or None where there are none.
         massive_ratio: the ratio to the median above which an activation of this model is called
@@ -87,8 +104,9 @@ class AvsrConfig:
     video_rates: tuple[int, ...] = (2,)
     audiovisual_rates: tuple[int, ...] = (2,)
     compression: Literal["average", "stack"] = "average"
+    projectors: Literal["shared", "per_rate"] = "shared"
     projector_width: int = 256
-    projector_norm: bool = False
+    projector_norm: bool | tuple[str, ...] = False
     lora: LoraSettings | None = None
     mome: MomeSettings | None = None
     massive_ratio: float | int | None = None
@@ -105,10 +123,18 @@ class AvsrConfig:
         if self.lora is not None and self.mome is not None:
             raise InputError("AvsrConfig has lora and mome; an LLM has one of them, or neither.")
         for name in _RATES:
-            _check_rates(name, getattr(self, name), self.compression)
-        if self.compression not in ("average", "stack"):
+            _check_rates(name, getattr(self, name), self)
+        choices = {"compression": ("average", "stack"), "projectors": ("shared", "per_rate")}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise InputError(
+                    f"AvsrConfig.{name} is {getattr(self, name)!r}; use {' or '.join(known)}."
+                )
+        normed = () if isinstance(self.projector_norm, bool) else self.projector_norm
+        if not set(normed) <= set(self.streams):
             raise InputError(
-                f"AvsrConfig.compression is {self.compression!r}; use 'average' or 'stack'."
+                f"AvsrConfig.projector_norm is {normed}; name streams among "
+                f"{', '.join(self.streams)}, or use True or False."
             )
 
     @property
@@ -122,6 +148,11 @@ class AvsrConfig:
     def rates(self, stream: str) -> tuple[int, ...]:
         """Feature frames that become one token of a stream; the first is the default."""
         return getattr(self, f"{stream}_rates")
+
+    def ends_in_norm(self, stream: str) -> bool:
+        """Whether the projectors of a stream end in a LayerNorm."""
+        norm = self.projector_norm
+        return norm if isinstance(norm, bool) else stream in norm
 
     @property
     def hidden_size(self) -> int:
@@ -152,8 +183,8 @@ class AvsrConfig:
             if values.get(name) is not None:
                 _check_keys(values[name], kind, f"{where}, {name}")
                 values[name] = kind(**values[name])
-        for name in _RATES:
-            if name in values:
+        for name in (*_RATES, "projector_norm"):
+            if isinstance(values.get(name), list):
                 values[name] = tuple(values[name])
         return cls(**values)
 
@@ -188,18 +219,24 @@ def _check_keys(values: Mapping[str, Any], kind: type, where: str) -> None:
         raise CheckpointError(
             f"{where}: unknown fields {unknown} in {kind.__name__}; known are {sorted(known)}."
         )
-    optional = {"AvsrConfig": {"llm"}, "EncoderConfig": {"kind"}, "MomeSettings": set[str]()}
-    required = optional.get(kind.__name__, known)
+    required = {item.name for item in fields(kind) if _is_required(item)}
     missing = sorted(required - set(values))
     if missing:
         raise CheckpointError(f"{where}: fields {missing} of {kind.__name__} are missing.")
 
 
-def _check_rates(name: str, rates: tuple[int, ...], compression: str) -> None:
+def _is_required(item: Field[Any]) -> bool:
+    return item.default is MISSING and item.default_factory is MISSING
+
+
+def _check_rates(name: str, rates: tuple[int, ...], config: AvsrConfig) -> None:
     if not rates or any(rate != int(rate) or rate < 1 for rate in rates):
         raise InputError(f"AvsrConfig.{name} is {rates}; give whole numbers of at least 1.")
-    if compression == "stack" and len(rates) > 1:
+    if config.projectors == "per_rate":
+        if len(set(rates)) < len(rates):
+            raise InputError(f"AvsrConfig.{name} is {rates}; give each rate once.")
+    elif config.compression == "stack" and len(rates) > 1:
         raise InputError(
-            f"AvsrConfig.{name} is {rates}, but a projector of stacked frames has one rate; "
-            "give one, or use compression='average'."
+            f"AvsrConfig.{name} is {rates}, but a projector of stacked frames has one rate; give "
+            "one, or use compression='average' or projectors='per_rate'."
         )

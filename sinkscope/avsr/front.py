@@ -1,7 +1,7 @@
 """What turns clips into the LLM's tokens: encoders, compression, projectors."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -37,9 +37,9 @@ class FrontEnd(nn.Module):
         self.audio_encoder = _build(config.audio_encoder)
         self.video_encoder = _build(config.video_encoder)
         self.audiovisual_encoder = _build(config.audiovisual_encoder)
-        self.audio_projector = self._projector("audio")
-        self.video_projector = self._projector("video")
-        self.audiovisual_projector = self._projector("audiovisual")
+        self.audio_projector = self._projectors("audio")
+        self.video_projector = self._projectors("video")
+        self.audiovisual_projector = self._projectors("audiovisual")
 
     def encoder(self, stream: str) -> Encoder:
         """The encoder that makes a stream's features; one encoder may make two streams'.
@@ -64,6 +64,25 @@ class FrontEnd(nn.Module):
         encoder = self.encoder(stream)
         return encoder(there, lengths.to(device), strict_original=strict_original)
 
+    def projector(self, stream: str, *, rate: int) -> Projector:
+        """The projector of a stream: that of a rate, or the one that all rates share.
+
+        Raises:
+            InputError: the model does not make tokens of that stream, or has no projector for the
+                rate.
+        """
+        found = getattr(self, f"{stream}_projector")
+        if found is None:
+            raise InputError(f"This model has no {stream} projector; use another modality.")
+        if not isinstance(found, nn.ModuleDict):
+            return found
+        if str(rate) not in found:
+            raise InputError(
+                f"This model has no {stream} projector for rate {rate}; use one of "
+                f"{', '.join(found)}."
+            )
+        return cast("Projector", found[str(rate)])
+
     def project(
         self, stream: str, frames: Tensor, lengths: Tensor, *, rate: int
     ) -> tuple[Tensor, Tensor]:
@@ -77,11 +96,12 @@ class FrontEnd(nn.Module):
 
         Returns:
             Tokens (sample, token, feature), and how many of them are real in each sample.
+
+        Raises:
+            InputError: see `projector`.
         """
         compress = compress_stack if self.config.compression == "stack" else compress_average
-        projector = getattr(self, f"{stream}_projector")
-        if projector is None:
-            raise InputError(f"This model has no {stream} projector; use another modality.")
+        projector = self.projector(stream, rate=rate)
         return projector(compress(frames, rate=rate)), compressed_lengths(lengths, rate=rate)
 
     def tokens_of(
@@ -109,13 +129,19 @@ class FrontEnd(nn.Module):
         tokens, counts = self.project(stream, frames, lengths, rate=rate)
         return [value[:count] for value, count in zip(tokens, counts.tolist(), strict=True)]
 
-    def _projector(self, stream: str) -> Projector | None:
+    def _projectors(self, stream: str) -> Projector | nn.ModuleDict | None:
+        """None without the stream; one for each rate, by its number; or one for all."""
         config = self.config
         if stream not in config.streams:
             return None
-        stacked = config.rates(stream)[0] if config.compression == "stack" else 1
-        width = self.encoder(stream).width * stacked
-        norm = config.projector_norm
+        if config.projectors == "per_rate":
+            return nn.ModuleDict({str(n): self._projector(stream, n) for n in config.rates(stream)})
+        return self._projector(stream, config.rates(stream)[0])
+
+    def _projector(self, stream: str, rate: int) -> Projector:
+        config = self.config
+        width = self.encoder(stream).width * (rate if config.compression == "stack" else 1)
+        norm = config.ends_in_norm(stream)
         return Projector(width, config.projector_width, config.hidden_size, norm=norm)
 
 

@@ -4,7 +4,7 @@ The layout is Llama-AVSR's (arXiv 2409.12319): ``BOS <audio> A </audio> <video> 
 transcript EOS``, without the audio part or the video part where there is none.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -55,6 +55,9 @@ class Inputs:
         spans: for each sample, spans that cover its row from the first to the last token.
         token_ids: ids of the vocabulary; -1 at audio and video tokens, the padding's id at padding.
         labels: ids to predict, -100 elsewhere; None where no text was given.
+        modality: ``"audio"``, ``"video"`` or ``"audiovisual"``; None where samples differ in it.
+        rates: encoder frames a token of each stream that is read; None where samples differ in it,
+            or where it was not said.
     """
 
     inputs_embeds: Float[Tensor, "sample token feature"]
@@ -63,16 +66,27 @@ class Inputs:
     spans: list[list[Span]]
     token_ids: Int64[Tensor, "sample token"]
     labels: Int64[Tensor, "sample token"] | None = None
+    modality: str | None = None
+    rates: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of one sample before it is embedded: token ids, or features with their seconds."""
+    """A piece of one sample before it is embedded: token ids, or features with their seconds.
+
+    Attributes:
+        name: as that of a `Span`.
+        ids: of its tokens, where they have some.
+        features: of its tokens, where they were projected.
+        times: the seconds where the input of each token begins and ends.
+        rate: encoder frames a token.
+    """
 
     name: str
     ids: Sequence[int] = ()
     features: Float[Tensor, "token feature"] | None = None
     times: Float64[np.ndarray, "token 2"] | None = None
+    rate: int | None = None
 
     def __len__(self) -> int:
         return len(self.ids) if self.features is None else len(self.features)
@@ -129,7 +143,27 @@ def assemble(
         spans=[_spans(row) for row in rows],
         token_ids=ids,
         labels=_all_labels(rows, strict_original).to(device) if labelled else None,
+        modality=_modality(samples),
+        rates=_rates(samples),
     )
+
+
+def _modality(samples: Sequence[Sequence[Part]]) -> str | None:
+    """What every sample is made of; None where they differ."""
+    found = {tuple(sorted(part.name for part in parts if _is_read(part))) for parts in samples}
+    (first, *others) = found
+    return None if others or not first else first[0] if len(first) == 1 else "audiovisual"
+
+
+def _rates(samples: Sequence[Sequence[Part]]) -> dict[str, int] | None:
+    """Frames a token of each stream; None where they differ or were not said."""
+    found = {(part.name, part.rate) for parts in samples for part in parts if _is_read(part)}
+    rates = {name: rate for name, rate in sorted(found, key=str) if rate is not None}
+    return rates if rates and len(rates) == len(found) else None
+
+
+def _is_read(part: Part) -> bool:
+    return part.features is not None
 
 
 def _padded(parts: Sequence[Part], *, length: int, pad_id: int, left: bool) -> list[Part]:

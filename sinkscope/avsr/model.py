@@ -7,7 +7,8 @@ The LLM is transformers' own, so whatever watches its attention there sees it he
     model(model.prepare([clip], texts=["bin"])).loss
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,7 +24,8 @@ from sinkscope.avsr.front import FrontEnd
 from sinkscope.avsr.generation import Search, generate
 from sinkscope.avsr.inputs import Inputs, Part, Span, assemble, token_times
 from sinkscope.avsr.llm import build_llm
-from sinkscope.avsr.lora import attach_lora
+from sinkscope.avsr.lora import activated, attach_lora
+from sinkscope.avsr.lora_schemes import active_adapters, all_adapters, is_plain
 from sinkscope.avsr.mome import add_mixtures
 from sinkscope.avsr.parts import parts_of
 from sinkscope.avsr.streams import ORDER, chosen_order, chosen_rate, chosen_streams
@@ -59,7 +61,7 @@ class LlamaAvsr(FrontEnd):
                 "embeddings; use the two as they were saved."
             )
         if config.lora is not None:
-            attach_lora(self.llm, config.lora)
+            attach_lora(self.llm, config.lora, adapters=all_adapters(config.lora, config))
         if config.mome is not None:
             add_mixtures(self.llm, config.mome)
         self.build_front()
@@ -149,7 +151,7 @@ class LlamaAvsr(FrontEnd):
         for stream, tokens in features.items():
             rate, frame_rate = rates[stream], self.encoder(stream).frame_rate
             times = token_times(len(tokens), rate=rate, frame_rate=frame_rate)
-            found.append(Part(stream, features=tokens, times=times))
+            found.append(Part(stream, features=tokens, times=times, rate=rate))
         return parts_of(
             found,
             tokenizer=self.tokenizer,
@@ -175,15 +177,41 @@ class LlamaAvsr(FrontEnd):
             strict_original=strict_original,
         )
 
+    def adapted(
+        self, modality: str | None, rates: Mapping[str, int] | None
+    ) -> AbstractContextManager[None]:
+        """While open, the LLM works with the LoRA branches of a task at some rates.
+
+        `forward` and `generate` open it themselves. It may be opened within another one, and leaves
+        alone what is trained. Outside of it, only the branch is active that every pass shares.
+
+        Args:
+            modality: the task.
+            rates: encoder frames a token of each stream that is read.
+
+        Raises:
+            InputError: there are branches of their own for tasks or scales, and the batch has no
+                one task and scale, or one for which there is no branch.
+        """
+        lora = self.config.lora
+        if lora is None or is_plain(lora):
+            return nullcontext()
+        return activated(self.llm, active_adapters(lora, modality, rates))
+
     def forward(self, inputs: Inputs, **llm_kwargs: Any) -> "CausalLMOutputWithPast":
-        """Runs the LLM over prepared inputs; ``loss`` is set where the inputs have labels."""
-        return self.llm(
-            inputs_embeds=inputs.inputs_embeds,
-            attention_mask=inputs.attention_mask,
-            position_ids=inputs.position_ids,
-            labels=inputs.labels,
-            **llm_kwargs,
-        )
+        """Runs the LLM over prepared inputs; ``loss`` is set where the inputs have labels.
+
+        Raises:
+            InputError: see `adapted`.
+        """
+        with self.adapted(inputs.modality, inputs.rates):
+            return self.llm(
+                inputs_embeds=inputs.inputs_embeds,
+                attention_mask=inputs.attention_mask,
+                position_ids=inputs.position_ids,
+                labels=inputs.labels,
+                **llm_kwargs,
+            )
 
     @torch.no_grad()
     def transcribe(
@@ -222,7 +250,8 @@ class LlamaAvsr(FrontEnd):
 
     def generate(self, inputs: Inputs, **how: Any) -> Tensor:
         """Token ids (sample, token) that follow left-padded inputs; ``how`` as in `transcribe`."""
-        return generate(self.llm, inputs, self.ids, Search(**how))
+        with self.adapted(inputs.modality, inputs.rates):
+            return generate(self.llm, inputs, self.ids, Search(**how))
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
         """Writes config, weights (in ``dtype``) and tokenizer into a folder, which is made."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from sinkscope.avsr.clip import Clip
 from sinkscope.avsr.config import AvsrConfig, Modality
+from sinkscope.avsr.lora_schemes import ties_rate
 from sinkscope.errors import InputError
 
 __all__ = [
@@ -112,13 +113,20 @@ def chosen_rate(stream: str, asked: int | None, config: AvsrConfig) -> int:
         config: of the model.
 
     Raises:
-        InputError: no whole number of at least 1, or one that a stacking projector does not fit.
+        InputError: no whole number of at least 1, or one for which the model has no projector or
+            no LoRA branch.
     """
     trained = config.rates(stream)
     rate = trained[0] if asked is None else asked
     if rate != int(rate) or rate < 1:
         raise InputError(f"{stream}_rate is {rate}; give a whole number of at least 1.")
-    if config.compression == "stack" and rate != trained[0]:
+    per_rate = config.projectors == "per_rate"
+    if (per_rate or ties_rate(config.lora, stream)) and rate not in trained:
+        raise InputError(
+            f"{stream}_rate is {rate}, but this model has {'projectors' if per_rate else 'LoRA'} "
+            f"for {', '.join(map(str, trained))}; use one of these."
+        )
+    if config.compression == "stack" and not per_rate and rate != trained[0]:
         raise InputError(
             f"{stream}_rate is {rate}, but this model stacks {trained[0]} frames; use that rate."
         )
@@ -158,11 +166,13 @@ def refuse_remainder(stream: str, frames: int, *, rate: int, config: AvsrConfig)
     """Refuse video frames that do not fill their last stack, as Llama-AVSR's own code does.
 
     Its data set cuts videos to whole stacks beforehand, and sound loses its remainder silently.
+    Omni-AVSR (arXiv 2511.07253), whose stacks have several rates, drops both remainders.
 
     Raises:
         InputError: if there is a remainder.
     """
-    if stream == "video" and config.compression == "stack" and frames % rate:
+    strict = config.compression == "stack" and config.projectors == "shared"
+    if stream == "video" and strict and frames % rate:
         raise InputError(
             f"strict_original: {frames} video frames do not make whole stacks of {rate}, and the "
             f"original fails there; cut the clips to a multiple of {rate} frames."

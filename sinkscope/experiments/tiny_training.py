@@ -31,7 +31,7 @@ from sinkscope.experiments.tiny_listening import (
 )
 from sinkscope.training.decorrelation import decorrelation_loss
 
-__all__ = ["Schedule", "before_the_transcript", "fine_tune"]
+__all__ = ["Schedule", "before_the_transcript", "choose", "fine_tune", "warm_cosine"]
 
 EVERY = 200
 EASY = (4, 2)
@@ -113,7 +113,7 @@ def fine_tune(
     start = time.monotonic()
     for step in range(first, s.steps):
         for group in optimizer.param_groups:
-            group["lr"] = s.rate * _warm_cosine(step, s.steps)
+            group["lr"] = s.rate * warm_cosine(step, s.steps)
         parts = _losses(model, store, by_length, task, s, step)
         optimizer.zero_grad()
         sum(parts.values(), torch.zeros(())).backward()
@@ -144,7 +144,7 @@ def _losses(
     done = step / s.steps
     modality = s.modalities[step % len(s.modalities)]
     sentences = _sentences(s, done, rng)
-    chosen = _choose(by_length, s.batch, sentences, rng)
+    chosen = choose(by_length, s.batch, sentences, rng)
     rates = s.rates[int(rng.integers(len(s.rates)))] if done >= s.easy else EASY
     noisy = rng.random() <= (NOISY if done >= s.easy else NOISY_AT_FIRST)
     heard = store.noisy if noisy else store.clean
@@ -180,9 +180,10 @@ def _sentences(s: Schedule, done: float, rng: np.random.Generator) -> int:
     return 2 if done < s.one + s.two else WHOLE
 
 
-def _choose(
+def choose(
     by_length: np.ndarray, batch: int, sentences: int, rng: np.random.Generator
 ) -> Int64[np.ndarray, " sample"]:
+    """Utterances of a step; whole ones are of like length."""
     near = int(rng.integers(0, max(1, len(by_length) - NEIGHBOURS)))
     if sentences == WHOLE:
         return rng.choice(by_length[near : near + NEIGHBOURS], batch, replace=False)
@@ -222,7 +223,8 @@ def _progress(model: LlamaAvsr, dev: FeatureStore, s: Schedule, *, clips: int = 
     return {**rates, "sinks": found}
 
 
-def _warm_cosine(step: int, steps: int, *, warm: int = 100) -> float:
+def warm_cosine(step: int, steps: int, *, warm: int = 100) -> float:
+    """The learning rate as a share of its highest: a rise, then a cosine down to a tenth."""
     if step < warm:
         return (step + 1) / warm
     return 0.1 + 0.45 * (1 + float(np.cos(np.pi * (step - warm) / max(1, steps - warm))))

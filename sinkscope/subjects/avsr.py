@@ -178,13 +178,31 @@ class AvsrSubject:
         return self.text.layout_of(decoder_kwargs)
 
     def transcribe(
-        self, clips: Clip | Sequence[Clip], *, max_new_tokens: int = 64, num_beams: int = 1
+        self,
+        clips: Clip | Sequence[Clip],
+        *,
+        audio_rate: int | None = None,
+        video_rate: int | None = None,
+        max_new_tokens: int = 64,
+        num_beams: int = 1,
     ) -> Any:
-        """What is said in a clip (``str``) or in several (``list[str]``)."""
+        """What is said in a clip (``str``) or in several (``list[str]``).
+
+        Args:
+            clips: one clip, or several.
+            audio_rate: encoder frames a token of sound; None is the one that is chosen here.
+            video_rate: the same for video.
+            max_new_tokens: where the search stops.
+            num_beams: 1 is greedy search.
+
+        Raises:
+            InputError: see `LlamaAvsr.transcribe`.
+        """
         several = [clips] if isinstance(clips, Clip) else list(clips)
+        chosen = self.with_options(audio_rate=audio_rate, video_rate=video_rate)._streams()
         with evaluating(self.model):
             said = self.model.transcribe(
-                several, max_new_tokens=max_new_tokens, num_beams=num_beams, **self._streams()
+                several, max_new_tokens=max_new_tokens, num_beams=num_beams, **chosen
             )
         return said[0] if isinstance(clips, Clip) else said
 

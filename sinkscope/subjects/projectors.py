@@ -143,6 +143,6 @@ def projector_of(
     Raises:
         InputError: if the model does not take that rate.
     """
-    projector: Any = getattr(model, f"{encoder.stream}_projector")
     chosen = chosen_rate(encoder.stream, rate, model.config)
+    projector = model.projector(encoder.stream, rate=chosen)
     return ProjectorSubject(name, projector, projector_anatomy(projector), model, encoder, chosen)

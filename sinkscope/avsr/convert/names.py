@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sinkscope.avsr.avhubert.weights import PRETRAINING
-from sinkscope.avsr.lora import peft_name, published_name
+from sinkscope.avsr.lora_names import peft_name, published_name
 
 __all__ = ["PARTS", "is_left_out", "our_name", "part_of", "their_name"]
 

@@ -28,8 +28,10 @@ __all__ = [
     "long_ones",
     "read_arm",
     "read_cell",
+    "read_weights",
     "train_arm",
     "train_cell",
+    "train_model",
     "with_lora",
 ]
 
@@ -93,7 +95,7 @@ def train_arm(out: Path, arm: Arm, stores: Stores, *, steps: int) -> LlamaAvsr:
     """The shared stage of an arm."""
     if (out / arm.name / WEIGHTS).exists():
         return read_arm(out, arm)
-    return _train(out / arm.name, begin(out, arm), stores, shared(arm, steps=steps))
+    return train_model(out / arm.name, begin(out, arm), stores, shared(arm, steps=steps))
 
 
 def train_cell(out: Path, cell: Cell, stores: Stores, *, steps: int) -> LlamaAvsr:
@@ -103,12 +105,12 @@ def train_cell(out: Path, cell: Cell, stores: Stores, *, steps: int) -> LlamaAvs
     model = read_arm(out, cell.arm.start)
     if cell.arm.scheme == "lora":
         with_lora(model, seed=cell.arm.seed)
-    return _train(out / cell.name, model, stores.long, own(cell, steps=steps))
+    return train_model(out / cell.name, model, stores.long, own(cell, steps=steps))
 
 
 def read_arm(out: Path, arm: Arm) -> LlamaAvsr:
     """A trained arm."""
-    return _filled(begin(out, arm), out / arm.name)
+    return read_weights(begin(out, arm), out / arm.name)
 
 
 def read_cell(out: Path, cell: Cell) -> LlamaAvsr:
@@ -116,11 +118,13 @@ def read_cell(out: Path, cell: Cell) -> LlamaAvsr:
     model = begin(out, cell.arm.start)
     if cell.arm.scheme == "lora":
         with_lora(model, seed=cell.arm.seed)
-    return _filled(model, out / cell.name)
+    return read_weights(model, out / cell.name)
 
 
-def _train(folder: Path, model: LlamaAvsr, stores: Stores, schedule: Schedule) -> LlamaAvsr:
+def train_model(folder: Path, model: LlamaAvsr, stores: Stores, schedule: Schedule) -> LlamaAvsr:
     """Train what is not trained yet, and write its weights and learning curve."""
+    if (folder / WEIGHTS).exists():
+        return read_weights(model, folder)
     model.train()
     task = tiny_avsr.windows_task(model)
     curve = fine_tune(model, stores.train, stores.dev, task, folder, schedule)
@@ -133,7 +137,8 @@ def _train(folder: Path, model: LlamaAvsr, stores: Stores, schedule: Schedule) -
     return model
 
 
-def _filled(model: LlamaAvsr, folder: Path) -> LlamaAvsr:
+def read_weights(model: LlamaAvsr, folder: Path) -> LlamaAvsr:
+    """Fill a model with the weights that `train_model` wrote."""
     missing = model.load_state_dict(load_file(folder / WEIGHTS), strict=False)
     lacking = [name for name in missing.missing_keys if "encoder" not in name]
     if lacking or missing.unexpected_keys:

@@ -1,0 +1,57 @@
+"""The command: ``python -m sinkscope.experiments.matryoshka OUT --report FOLDER``.
+
+Trains whatever is not trained yet, measures what is not measured, and writes the report.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from sinkscope.experiments.decorrelation.__main__ import prepare
+from sinkscope.experiments.matryoshka.plan import SYSTEMS, Arm, Sizes
+from sinkscope.experiments.matryoshka.running import (
+    best_rates,
+    best_weight,
+    choose_numbers,
+    run_arms,
+    run_hearing,
+)
+
+__all__ = ["arms_of", "main"]
+
+
+def arms_of(
+    seeds: Sequence[int], rates: dict[str, float], weight: float | int, systems: Sequence[str]
+) -> list[Arm]:
+    """Every system of every seed, without the loss and with it, a seed after the other."""
+    return [
+        Arm(seed, system, own, rates["mome" if system == "mome" else "ms"])
+        for seed in seeds
+        for system in systems
+        for own in (0.0, weight)
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line, and do what is left to do."""
+    parser = argparse.ArgumentParser(description="One model for many rates, three ways.")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--report", type=Path, help="where the report goes; default OUT/report")
+    for name, value in asdict(Sizes()).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value)
+    given = parser.parse_args(arguments)
+    sizes = Sizes(**{name: getattr(given, name) for name in asdict(Sizes())})
+    out, workers = given.out, given.workers
+    prepare(out, given.seeds)
+    run_hearing(out, given.seeds, sizes, workers=workers)
+    table = choose_numbers(out, sizes, workers=workers)
+    weight, rates = best_weight(table), best_rates(table)
+    arms = arms_of(given.seeds, rates, weight, list(SYSTEMS))
+    run_arms(out, arms, sizes, workers=workers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""Train and measure the arms, in processes of one thread each. Depends on torch.
+
+Every job leaves its folder whole or not at all, so a run that was stopped goes on where it was.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import cache, partial
+from itertools import product
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from sinkscope.avsr.clip import Clip
+from sinkscope.avsr.model import LlamaAvsr
+from sinkscope.experiments import tiny_avsr
+from sinkscope.experiments.corpus import read_corpus
+from sinkscope.experiments.decorrelation.arms import Stores
+from sinkscope.experiments.decorrelation.measuring import measure
+from sinkscope.experiments.matryoshka.plan import (
+    RATES_OF_LEARNING,
+    SETTINGS,
+    WEIGHTS,
+    Arm,
+    Setting,
+    Sizes,
+)
+from sinkscope.experiments.matryoshka.systems import build, train_hearing
+from sinkscope.experiments.matryoshka.training import Recipe, read_trained, train_at
+from sinkscope.experiments.tiny_features import FeatureStore
+
+__all__ = [
+    "best_rates",
+    "best_weight",
+    "choose_numbers",
+    "folder_of",
+    "read_model",
+    "run_arms",
+    "run_hearing",
+]
+
+LONG_ENOUGH = 2.56
+"""Seconds of a clip that give 8 tokens a stream at the highest rates; sinks are sought in these."""
+
+
+def run_hearing(out: Path, seeds: Sequence[int], sizes: Sizes, *, workers: int = 2) -> None:
+    """Train the hearing model of every seed."""
+    _run(seeds, partial(_hear, out, sizes), workers)
+
+
+def choose_numbers(out: Path, sizes: Sizes, *, workers: int = 2) -> pd.DataFrame:
+    """Short runs of the first seed, by which learning rates and weight are chosen.
+
+    Returns:
+        One row a run: ``system weight learning_rate mean``, the mean word error rate on the
+        development voices over all settings. First the learning rates of LoRA (which all systems
+        with LoRA then have) and of the experts, without the loss; then, at the better one, the
+        weights of the loss.
+    """
+    rates = [
+        Arm(0, system, learning_rate=rate)
+        for system, rate in product(("ms", "mome"), RATES_OF_LEARNING)
+    ]
+    table = _swept(out, rates, sizes, workers)
+    best = best_rates(table)
+    weights = [Arm(0, system, weight, best[system]) for system, weight in product(best, WEIGHTS)]
+    table = pd.concat([table, _swept(out, weights, sizes, workers)], ignore_index=True)
+    table.to_csv(out / "sweep.csv", index=False)
+    return table
+
+
+def best_rates(table: pd.DataFrame) -> dict[str, float]:
+    """The best learning rate of each system without the loss."""
+    plain = table.loc[table["weight"] == 0]
+    best = plain.loc[plain.groupby("system", sort=False)["mean"].idxmin()]
+    return {str(row["system"]): float(row["learning_rate"]) for row in best.to_dict("records")}
+
+
+def best_weight(table: pd.DataFrame) -> float:
+    """The weight of the loss, of those above 0, with the least mean error of both systems."""
+    with_loss = table.loc[table["weight"] > 0]
+    return float(with_loss.groupby("weight")["mean"].mean().idxmin())
+
+
+def run_arms(out: Path, arms: Sequence[Arm], sizes: Sizes, *, workers: int = 2) -> None:
+    """Train every model of some arms and measure it at its settings."""
+    jobs = [(arm, number) for arm in arms for number in range(len(arm.parts))]
+    _run(jobs, partial(_do_part, out, sizes), workers)
+
+
+def folder_of(out: Path, arm: Arm, setting: Setting) -> Path:
+    """Where the measurements of an arm at a setting are."""
+    return out / arm.name / setting.name
+
+
+def read_model(out: Path, arm: Arm, setting: Setting) -> LlamaAvsr:
+    """The trained model of an arm that is for a setting."""
+    number = next(n for n, settings in enumerate(arm.parts) if setting in settings)
+    return read_trained(build(out, arm), out / arm.name / f"model-{number}")
+
+
+def _swept(out: Path, arms: Sequence[Arm], sizes: Sizes, workers: int) -> pd.DataFrame:
+    _run(arms, partial(_sweep_one, out, sizes), workers)
+    rows = []
+    for arm in arms:
+        last = json.loads((_sweep_folder(out, arm) / "curve.json").read_text())[-1]
+        errors = [last[setting.name] for setting in SETTINGS]
+        row = {"system": arm.system, "weight": arm.weight, "learning_rate": arm.learning_rate}
+        rows.append(row | {"mean": sum(errors) / len(errors), "steps": last["step"]})
+    return pd.DataFrame(rows)
+
+
+def _sweep_folder(out: Path, arm: Arm) -> Path:
+    return out / "sweep" / f"{arm.name}-rate{arm.learning_rate:g}"
+
+
+def _run(jobs: Sequence[Any], do: Callable[[Any], None], workers: int) -> None:
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_alone) as pool:
+        for _ in tqdm(pool.map(do, jobs), total=len(jobs), unit="job"):
+            pass
+
+
+def _alone() -> None:
+    torch.set_num_threads(1)
+
+
+def _hear(out: Path, sizes: Sizes, seed: int) -> None:
+    train_hearing(out, seed, _stores(out), steps=sizes.hearing)
+
+
+def _sweep_one(out: Path, sizes: Sizes, arm: Arm) -> None:
+    recipe = replace(_recipe(arm, sizes), steps=sizes.sweep)
+    folder = _sweep_folder(out, arm)
+    train_at(build(out, arm), SETTINGS, _stores(out), folder=folder, recipe=recipe)
+
+
+def _recipe(arm: Arm, sizes: Sizes) -> Recipe:
+    return Recipe(sizes.steps, sizes.batch, arm.learning_rate, arm.weight, seed=arm.seed)
+
+
+def _do_part(out: Path, sizes: Sizes, job: tuple[Arm, int]) -> None:
+    arm, number = job
+    settings = arm.parts[number]
+    model = train_at(
+        build(out, arm),
+        settings,
+        _stores(out),
+        folder=out / arm.name / f"model-{number}",
+        recipe=_recipe(arm, sizes),
+    )
+    for setting in settings:
+        measure(
+            model,
+            folder_of(out, arm, setting),
+            store=_test(out),
+            clips=_clips(out, sizes.looked_at),
+            task=setting.task,
+            rates=setting.rates,
+        )
+
+
+@cache
+def _stores(out: Path) -> Stores:
+    model = tiny_avsr.join(out)
+    train = tiny_avsr.cached_features(model, out, "train", tiny_avsr.HEARD)
+    return Stores(train, tiny_avsr.cached_features(model, out, "dev", None))
+
+
+@cache
+def _test(out: Path) -> FeatureStore:
+    """All utterances of the test voices."""
+    return tiny_avsr.cached_features(tiny_avsr.join(out), out, "test", None)
+
+
+@cache
+def _clips(out: Path, count: int) -> list[Clip]:
+    """The first test utterances that are long enough for sinks at the highest rates."""
+    found: list[Clip] = []
+    for clip in read_corpus(out / "corpus", "test"):
+        if clip.duration >= LONG_ENOUGH:
+            found.append(clip)
+        if len(found) == count:
+            break
+    return found
