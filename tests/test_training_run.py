@@ -18,9 +18,9 @@ from sinkscope.errors import CheckpointError, InputError
 from sinkscope.training.batches import ClipBatches
 from sinkscope.training.config import DecorrelationConfig, NoiseConfig, TrainConfig
 from sinkscope.training.guard import NotFiniteError, refuse_infinite_weights
+from sinkscope.training.prepared import prepare_for_training
 from sinkscope.training.run import train
 from sinkscope.training.run_folder import RunFolder
-from sinkscope.training.spoken import prepare_for_training
 from sinkscope.training.unusable import refuse_unusable
 from tests.training_corpus import settings, write_corpus
 

@@ -31,9 +31,10 @@ from sinkscope.training.clip_trainer import ClipTrainer, WriteFiles
 from sinkscope.training.config import TrainConfig
 from sinkscope.training.dev import LogErrors, dev_errors
 from sinkscope.training.features import origin_of
+from sinkscope.training.prepared import prepare_for_training
 from sinkscope.training.run_folder import RunFolder
 from sinkscope.training.schedule import WeightSchedule
-from sinkscope.training.spoken import SpokenModel, prepare_for_training
+from sinkscope.training.spoken import SpokenModel
 from sinkscope.training.step_passes import trained_modalities
 from sinkscope.training.unusable import refuse_unusable
 
