@@ -1,6 +1,7 @@
 """A step over several passes is the mean of the steps over each, whatever is added to the loss."""
 
 import csv
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -8,13 +9,14 @@ import torch
 
 import sinkscope as ss
 from sinkscope.avsr.corpora import read_corpus
+from sinkscope.avsr.manifest import Corpus
 from sinkscope.avsr.passes import SampledPair
 from sinkscope.errors import InputError
 from sinkscope.training.batches import ClipBatches
 from sinkscope.training.clip_trainer import WriteFiles
 from sinkscope.training.config import TrainConfig
 from sinkscope.training.prepared import prepare_for_training
-from sinkscope.training.run import train
+from sinkscope.training.run import _trainer, train
 from sinkscope.training.run_folder import RunFolder
 from sinkscope.training.step_passes import DrawnPasses, passes_of
 
@@ -43,22 +45,40 @@ def config_of(corpus, **changes):
     return TrainConfig.from_dict(given | changes)
 
 
-def step_of(config, folder, monkeypatch):
-    """The gradient and the log of a run's first step."""
-    found = {}
+@pytest.fixture(scope="module")
+def model():
+    return ss.load("tiny-avsr", dtype="float32").model
 
-    def take(self, args, state, control, model=None, **kwargs):
-        for name, value in model.named_parameters():
-            if value.grad is not None:
-                found[name] = value.grad.clone()
 
-    with monkeypatch.context() as patch:
-        patch.setattr(WriteFiles, "on_pre_optimizer_step", take)
-        train(config, folder, quiet=True)
-    with (folder / "log.csv").open() as file:
-        row = next(csv.DictReader(file))
-    names = ("loss", "cross_entropy", "decorrelation", "balance")
-    return found, {name: float(row[name]) for name in names if row.get(name)}
+@pytest.fixture
+def step_of(model, corpus, tmp_path, monkeypatch):
+    """Gives the gradient and the log of a run's first step."""
+
+    def step(config):
+        found = {}
+
+        def take(self, args, state, control, model=None, **kwargs):
+            for name, value in model.named_parameters():
+                if value.grad is not None:
+                    found[name] = value.grad.clone()
+
+        monkeypatch.setattr(WriteFiles, "on_pre_optimizer_step", take)
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        trainer = _trainer(
+            prepare_for_training(deepcopy(model), config),
+            read_corpus(corpus),
+            Corpus([], []),
+            config=config,
+            run=RunFolder(folder, config),
+            quiet=True,
+        )
+        trainer.train()
+        row = trainer.state.log_history[0]
+        names = ("loss", "cross_entropy", "decorrelation", "balance")
+        return found, {name: row[name] for name in names if name in row}
+
+    return step
 
 
 def difference(one, other):
@@ -90,16 +110,17 @@ LORA = {"llm": "lora", "lora": {"reduction": 16, "alpha": 8, "scheme": "MSS"}}
         pytest.param(FEW | LORA, id="branches of scales"),
     ],
 )
-def test_a_step_is_the_mean_of_the_steps_of_its_passes(corpus, tmp_path, monkeypatch, changes):
-    config = config_of(corpus, **changes)
-    whole, logged = step_of(config, tmp_path / "whole", monkeypatch)
-    model = ss.load("tiny-avsr").model.config
-    passes = passes_of(model, config).possible()
+def test_a_step_is_the_mean_of_the_steps_of_its_passes(
+    model, corpus, tmp_path, monkeypatch, step_of, changes
+):
+    config = config_of(corpus, cache=str(tmp_path / "cache"), **changes)
+    whole, logged = step_of(config)
+    passes = passes_of(model.config, config).possible()
     total, losses = {}, []
-    alone = replace(config, passes="drawn", cache=str(tmp_path / "cache"))
-    for number, one in enumerate(passes):
+    alone = replace(config, passes="drawn")
+    for one in passes:
         monkeypatch.setattr(DrawnPasses, "drawn", lambda *_, one=one: one)
-        gradient, loss = step_of(alone, tmp_path / str(number), monkeypatch)
+        gradient, loss = step_of(alone)
         losses.append(loss)
         for name, value in gradient.items():
             total[name] = total.get(name, 0) + value.double() / len(passes)
@@ -110,19 +131,18 @@ def test_a_step_is_the_mean_of_the_steps_of_its_passes(corpus, tmp_path, monkeyp
         assert value == pytest.approx(mean, rel=2e-6), name
 
 
-def test_weights_are_not_undone(corpus, tmp_path, monkeypatch):
+def test_weights_are_not_undone(corpus, step_of):
     """Twice the weight is twice the gradient, and the weights of tasks turn it."""
-    plain, _ = step_of(config_of(corpus), tmp_path / "a", monkeypatch)
+    plain, _ = step_of(config_of(corpus))
     twice = dict.fromkeys(EVERY, 2)
-    double, _ = step_of(config_of(corpus, task_weights=twice), tmp_path / "b", monkeypatch)
+    double, _ = step_of(config_of(corpus, task_weights=twice))
     assert difference(double, {name: 2 * value for name, value in plain.items()}) < 1e-6
-    turned, _ = step_of(config_of(corpus, task_weights=WEIGHTS), tmp_path / "c", monkeypatch)
+    turned, _ = step_of(config_of(corpus, task_weights=WEIGHTS))
     assert difference(turned, plain) > 0.05
 
 
-def test_the_passes_of_a_step_are_over_the_same_clips_in_the_same_noise(corpus):
+def test_the_passes_of_a_step_are_over_the_same_clips_in_the_same_noise(model, corpus):
     config = config_of(corpus)
-    model = ss.load("tiny-avsr", dtype="float32").model
     entries = read_corpus(corpus).entries
     data = ClipBatches(model, entries, config=config, count=4)
     assert (data.passes, len(data)) == (8, 32)
@@ -148,9 +168,8 @@ def test_the_passes_of_a_step_are_over_the_same_clips_in_the_same_noise(corpus):
         assert [batch["pass"].number for batch in batches] == list(range(8))
 
 
-def test_a_drawn_pair_holds_for_the_whole_step(corpus):
+def test_a_drawn_pair_holds_for_the_whole_step(model, corpus):
     config = config_of(corpus, passes="sampled_pair", seed=4, task_weights=WEIGHTS)
-    model = ss.load("tiny-avsr", dtype="float32").model
     data = ClipBatches(model, read_corpus(corpus).entries, config=config, count=12)
     schedule = SampledPair((4, 16), (2, 5), tuple(EVERY), WEIGHTS, seed=4)
     pairs = set()
@@ -163,26 +182,23 @@ def test_a_drawn_pair_holds_for_the_whole_step(corpus):
     assert len(pairs) > 1
 
 
-def test_fresh_parts_change_nothing_at_first(corpus, tmp_path, monkeypatch):
+def test_fresh_parts_change_nothing_at_first(corpus, step_of):
     """Experts begin at zero, projectors of a rate as copies of the shared one."""
     plain = {"llm": "frozen", "accumulation": 1}
     experts = EXPERTS | {"up_init": "zeros", "balance_weight": 0.0}
-    _, before = step_of(config_of(corpus, **plain), tmp_path / "a", monkeypatch)
+    _, before = step_of(config_of(corpus, **plain))
     config = config_of(corpus, **plain, mome=experts, projectors="per_rate")
-    gradient, after = step_of(config, tmp_path / "b", monkeypatch)
+    gradient, after = step_of(config)
     assert after["cross_entropy"] == before["cross_entropy"]
     kinds = {name.split(".")[1] for name in gradient}
     assert kinds == {"llm", "audio_projector", "video_projector"}
     assert all(".mome." in name for name in gradient if ".llm." in name)
     rates = {name.split(".")[2] for name in gradient if "audio_projector" in name}
     assert rates == {"4", "16"}
-    saved = ss.load(str(tmp_path / "b" / "model")).model
-    assert (saved.config.projectors, saved.config.mome.routed) == ("per_rate", 4)
-    assert saved.config.audio_rates == (4, 16)
 
 
-def test_what_goes_on_from_such_a_model(corpus, tmp_path):
-    model = ss.load("tiny-avsr", dtype="float32").model
+def test_what_goes_on_from_such_a_model(model, corpus):
+    model = deepcopy(model)
     config = config_of(corpus, llm="frozen", mome=EXPERTS, projectors="per_rate")
     prepare_for_training(model, config)
     plain = {"llm": "frozen", "mome": None, "projectors": None}
@@ -203,7 +219,9 @@ def test_what_goes_on_from_such_a_model(corpus, tmp_path):
     "changes",
     [
         pytest.param({"llm": "frozen", "mome": EXPERTS, "projectors": "per_rate"}, id="experts"),
-        pytest.param(LORA | {"passes": "sampled_pair"}, id="branches, drawn pairs"),
+        pytest.param(
+            LORA | {"passes": "sampled_pair", "projectors": "per_rate"}, id="branches, drawn pairs"
+        ),
     ],
 )
 def test_a_stopped_run_ends_where_an_unbroken_one_does(corpus, tmp_path, monkeypatch, changes):
@@ -222,6 +240,9 @@ def test_a_stopped_run_ends_where_an_unbroken_one_does(corpus, tmp_path, monkeyp
             train(config, tmp_path / "out", quiet=True)
     assert not (tmp_path / "out" / "model").exists()
     train(config, tmp_path / "out", quiet=True)
+    saved = ss.load(str(tmp_path / "out" / "model")).model.config
+    assert (saved.projectors, saved.audio_rates) == ("per_rate", (4, 16))
+    assert (saved.lora or saved.mome) == (config.lora or config.mome)
     for name in ("model/model.safetensors", "log.csv"):
         one, other = ((tmp_path / run / name).read_bytes() for run in ("whole", "out"))
         assert one == other, name

@@ -27,6 +27,7 @@ from sinkscope.plots.sink_changes import sink_changes as sink_changes
 from sinkscope.plots.sink_mechanics import sink_mechanics as sink_mechanics
 from sinkscope.plots.sink_rate import sink_rate as sink_rate
 from sinkscope.plots.sinks_over_time import sinks_over_time as sinks_over_time
+from sinkscope.plots.wer_by_tokens import wer_by_tokens as wer_by_tokens
 
 __all__ = [
     "attention_changes",
@@ -47,4 +48,5 @@ __all__ = [
     "sink_mechanics",
     "sink_rate",
     "sinks_over_time",
+    "wer_by_tokens",
 ]
