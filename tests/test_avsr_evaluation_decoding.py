@@ -1,6 +1,7 @@
 """Decoding many clips: neither batches nor neighbours change what is heard."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -108,15 +109,23 @@ class Drawing(LlamaAvsr):
         self.audio_encoder, self.video_encoder = model.audio_encoder, model.video_encoder
         self.audiovisual_encoder = None
         self.dropout = torch.nn.Dropout()
+        self.tokenizer = self
         self.asked: list[dict] = []
         self.modes: list[tuple[bool, bool]] = []
 
-    def transcribe(self, clips, **options):
+    def prepare(self, clips, **options):
         self.asked.append({**options, "clips": len(clips)})
+        return SimpleNamespace(spans=[[] for _ in clips])
+
+    def generate(self, inputs, **options):
+        self.asked[-1] |= options
         self.modes.append((self.training, self.dropout.training))
-        if len(clips) > self.holds:
+        if len(inputs.spans) > self.holds:
             raise torch.OutOfMemoryError("too much")
-        return [str(options["seed"]) for _ in clips]
+        return [options["seed"] for _ in inputs.spans]
+
+    def batch_decode(self, ids, skip_special_tokens):
+        return [str(one) for one in ids]
 
 
 def test_draws_depend_on_the_seed_and_the_clip_alone(model, clips) -> None:
@@ -139,6 +148,7 @@ def test_a_search_without_draws_asks_for_none(model, clips) -> None:
     (asked,) = model.asked
     assert asked == {
         "modality": "video",
+        "padding_side": "left",
         "max_new_tokens": 64,
         "num_beams": 4,
         "temperature": None,

@@ -125,7 +125,7 @@ def test_a_finished_run_decodes_nothing_again(model, clips, tmp_path, monkeypatc
     def never(*arguments: object, **options: object) -> list[str]:
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr(type(model), "transcribe", never)
+    monkeypatch.setattr(type(model), "prepare", never)
     done: list[int] = []
     running = Running(progress=done.append)
     evaluate(model, clips[:3], tmp_path / "run", settings=SETTINGS, running=running)

@@ -73,7 +73,8 @@ def unbroken(tmp_path_factory):
     config = write_settings(folder / "config.yaml", write_corpus(folder / "clips"))
     code, said, wrong = finished(config, folder / "whole")
     assert code == 0, wrong
-    assert "audio: WER" in said
+    assert "audio 4: WER" in said
+    assert "audio 8: WER" in said
     return config, folder / "whole"
 
 
@@ -137,7 +138,8 @@ def test_what_a_run_leaves(unbroken):
         assert float(row["loss"]) == pytest.approx(parts, rel=1e-3)
     told = json.loads((out / "run.json").read_text())
     assert told["status"] == "finished"
-    assert told["dev"]["audio"]["words"] == 36
+    assert [line["words"] for line in told["dev"].values()] == [36, 36]
+    assert list(told["dev"]) == ["audio 4", "audio 8"]
 
 
 def test_only_what_was_asked_for_has_changed(unbroken):
@@ -178,7 +180,7 @@ def test_rows_that_were_left_out_are_told(tmp_path, capsys):
     config = write_settings(tmp_path / "config.yaml", manifest, steps=1)
     command(config, tmp_path / "out", quiet=True)
     said = capsys.readouterr().out.splitlines()
-    assert [line.partition(":")[0] for line in said[:3]] == ["train", "dev", "audio"]
+    assert [line.partition(":")[0] for line in said[:4]] == ["train", "dev", "audio 4", "audio 8"]
     assert said[0].startswith("train: 1 of 7 rows were left out: ")
     assert "row 8: there is no file" in said[0]
 

@@ -15,12 +15,13 @@ from sinkscope.avsr.config import LoraSettings
 from sinkscope.avsr.corpora import read_corpus
 from sinkscope.avsr.manifest import Entry
 from sinkscope.errors import CheckpointError, InputError
-from sinkscope.training.batches import ClipBatches, refuse_unusable
+from sinkscope.training.batches import ClipBatches
 from sinkscope.training.config import DecorrelationConfig, NoiseConfig, TrainConfig
 from sinkscope.training.guard import NotFiniteError, refuse_infinite_weights
+from sinkscope.training.prepared import prepare_for_training
 from sinkscope.training.run import train
 from sinkscope.training.run_folder import RunFolder
-from sinkscope.training.spoken import prepare_for_training
+from sinkscope.training.unusable import refuse_unusable
 from tests.training_corpus import settings, write_corpus
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*pin_memory.*")
@@ -252,12 +253,12 @@ def test_what_is_watched_and_saved_is_what_was_trained(corpus, tmp_path, monkeyp
 
 
 def test_an_evaluation_that_fails_leaves_a_finished_run(corpus, tmp_path, monkeypatch):
-    from sinkscope.training import run
+    from sinkscope.training import dev
 
     def fail(*args, **kwargs):
         raise InputError("None of the clips could be evaluated.")
 
-    monkeypatch.setattr(run, "evaluate", fail)
+    monkeypatch.setattr(dev, "evaluate", fail)
     told = train(config_of(corpus, dev=str(corpus), steps=1), tmp_path / "out", quiet=True)
     assert told["status"] == "finished"
     assert told["dev"] is None
@@ -334,7 +335,7 @@ def test_a_log_with_gaps_is_the_same_after_a_stop(corpus, tmp_path, monkeypatch)
 
 
 def test_weights_that_are_no_numbers_are_not_saved(corpus, tmp_path, monkeypatch):
-    from sinkscope.training.run import ClipTrainer
+    from sinkscope.training.clip_trainer import ClipTrainer
 
     own = ClipTrainer.compute_loss
 

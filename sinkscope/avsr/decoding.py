@@ -25,6 +25,7 @@ from sinkscope.avsr.config import AvsrConfig, Modality
 from sinkscope.avsr.evaluating import evaluating
 from sinkscope.avsr.generation import ORIGINAL as PUBLISHED
 from sinkscope.avsr.generation import Search
+from sinkscope.avsr.inputs import Span
 from sinkscope.avsr.model import LlamaAvsr
 from sinkscope.avsr.streams import MODALITIES, chosen_rate, chosen_streams
 from sinkscope.errors import InputError
@@ -83,11 +84,13 @@ class Heard:
         text: the transcript.
         error: why there is none, one sentence.
         note: what the encoders did not read of the clip; None where they read it all.
+        tokens: of audio and video that the LLM read; None where there is no transcript.
     """
 
     text: str = ""
     error: str | None = None
     note: str | None = None
+    tokens: int | None = None
 
 
 def modalities_of(config: AvsrConfig) -> tuple[Modality, ...]:
@@ -202,22 +205,16 @@ def _decode_together(
     What the failure holds in memory is free on return, before the clips are tried one by one.
     """
     try:
-        with evaluating(model):
-            said = model.transcribe(list(clips), modality=modality, **asdict(decoding))
+        return _transcribe(model, clips, modality, decoding)
     except (InputError, torch.OutOfMemoryError):
         return None
-    texts = zip(clips, said, strict=True)
-    return [Heard(text, note=_cut(model, clip, modality)) for clip, text in texts]
 
 
 def _decode_alone(
     model: LlamaAvsr, clip: Clip, *, modality: Modality | None, decoding: Decoding, number: int
 ) -> Heard:
-    how = asdict(decoding.of_clip(number))
     try:
-        with evaluating(model):
-            (text,) = model.transcribe([clip], modality=modality, **how)
-        return Heard(text, note=_cut(model, clip, modality))
+        return _transcribe(model, [clip], modality, decoding.of_clip(number))[0]
     except InputError as error:
         return Heard(error=" ".join(str(error).split()))
     except torch.OutOfMemoryError:
@@ -225,6 +222,27 @@ def _decode_alone(
             error=f"Clip {clip.name!r} of {clip.duration:.1f} s does not fit into the device's "
             "memory; use fewer beams, a higher rate or a smaller dtype."
         )
+
+
+def _transcribe(
+    model: LlamaAvsr, clips: Sequence[Clip], modality: Modality | None, decoding: Decoding
+) -> list[Heard]:
+    """What is said in a batch, and how many tokens it took; raises what the model raises."""
+    search = asdict(decoding)
+    rates = {name: search.pop(name) for name in ("audio_rate", "video_rate")}
+    with evaluating(model):
+        inputs = model.prepare(list(clips), modality=modality, padding_side="left", **rates)
+        ids = model.generate(inputs, **search)
+    said = model.tokenizer.batch_decode(ids, skip_special_tokens=True)
+    return [
+        Heard(text, note=_cut(model, clip, modality), tokens=_tokens(spans))
+        for clip, text, spans in zip(clips, said, inputs.spans, strict=True)
+    ]
+
+
+def _tokens(spans: Sequence[Span]) -> int:
+    """Tokens of sound and picture in a sample."""
+    return sum(span.stop - span.start for span in spans if span.name in MODALITIES)
 
 
 def _cut(model: LlamaAvsr, clip: Clip, modality: Modality | None) -> str | None:

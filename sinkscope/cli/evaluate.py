@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sinkscope.avsr.evaluation import Evaluation
+    from sinkscope.avsr.evaluation.cases import Rates
+    from sinkscope.avsr.evaluation.table import Cell
     from sinkscope.subjects.avsr import AvsrSubject
 
 __all__ = ["evaluate"]
@@ -46,6 +48,13 @@ def evaluate(
     ] = None,
     audio_rate: options.AudioRate = None,
     video_rate: options.VideoRate = None,
+    rates: Annotated[
+        str | None,
+        typer.Option(
+            metavar="4:2,16:5",
+            help="Pairs audio:video, one after the other; or all pairs of the model's own rates.",
+        ),
+    ] = None,
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Longest transcript, tokens; default 64.")
     ] = None,
@@ -75,6 +84,8 @@ def evaluate(
 
     Every transcript is written down at once: a run that was stopped goes on where it stopped. A
     clip that fails is counted and listed, and the others go on; the exit code is 2 if all failed.
+    With --rates, sound alone is read at every audio rate once, the picture alone at every video
+    rate, and the table has the tokens that reached the LLM (mean an utterance).
     Writes evaluation.json, table.csv and utterances.csv.
     """
     from dataclasses import replace
@@ -85,7 +96,7 @@ def evaluate(
     from sinkscope.avsr.decoding import ORIGINAL, Decoding
     from sinkscope.avsr.evaluation import Running, Settings
     from sinkscope.avsr.evaluation import evaluate as evaluate_corpus
-    from sinkscope.avsr.evaluation.settings import cells_of
+    from sinkscope.avsr.evaluation.settings import cases_of
     from sinkscope.subjects.avsr import AvsrSubject
     from sinkscope.subjects.subject import load
 
@@ -97,8 +108,10 @@ def evaluate(
     subject = load(checkpoint, device=device, dtype=dtype)
     if not isinstance(subject, AvsrSubject):
         raise InputError(f"evaluate: {subject.name} is a text model and takes no clips.")
-    settings = Settings(_modalities(modality, subject), noise, snr or (), search, seed)
-    total = len(found.entries) * len(cells_of(subject.model.config, settings))
+    settings = Settings(
+        _modalities(modality, subject), noise, snr or (), search, _parse_rates(rates), seed
+    )
+    total = len(found.entries) * len(cases_of(subject.model.config, settings))
     with tqdm(total=total, desc="evaluating", unit="utterance", leave=False, disable=None) as bar:
         running = Running(batch_frames, workers, _advance(bar))
         about = subject.provenance()
@@ -116,6 +129,26 @@ def _modalities(asked: list[str] | None, subject: "AvsrSubject") -> list[str] | 
     return list(modalities_of(subject.model.config))
 
 
+def _parse_rates(words: str | None) -> "Rates | None":
+    """The pairs that ``"4:2,16:5"`` names, audio first; ``"all"`` stays.
+
+    >>> _parse_rates("4:2,16:5")
+    [(4, 2), (16, 5)]
+    """
+    if words is None or words == EVERY:
+        return EVERY if words else None
+    pairs = []
+    for part in words.split(","):
+        audio, colon, video = part.strip().partition(":")
+        if not (colon and audio.isdecimal() and video.isdecimal()):
+            raise InputError(
+                f"--rates: {part!r} is no pair of rates; write audio:video, for example 4:2,16:5, "
+                "or all."
+            )
+        pairs.append((int(audio), int(video)))
+    return pairs
+
+
 def _advance(bar: Any) -> "Callable[[int], None]":
     def advance(done: int) -> None:
         bar.update(done)
@@ -123,22 +156,33 @@ def _advance(bar: Any) -> "Callable[[int], None]":
     return advance
 
 
+def _rates(cell: "Cell") -> tuple[str, ...]:
+    """A line's rates and tokens, where it has some."""
+    if cell.pair is None:
+        return ()
+    from sinkscope.avsr.passes import name_of_pair
+
+    tokens = "-" if cell.tokens is None else f"{cell.tokens:.1f}"
+    return name_of_pair(cell.pair), tokens
+
+
 def _show(found: "Evaluation", output: Path, clips: int) -> None:
     """The table, what failed or was cut, and where the files are."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("modality", "condition", "clips", "WER", "95 %", "S", "D", "I")
+    several = any(cell.pair is not None for cell in found.table)
+    rates = ("rates", "tokens") if several else ()
+    table = Table("modality", *rates, "condition", "clips", "WER", "95 %", "S", "D", "I")
     for cell in found.table:
-        errors = cell.errors
+        errors, names = cell.errors, (cell.modality, *_rates(cell), cell.condition.name)
         if errors is None:
-            table.add_row(cell.modality, cell.condition.name, "0", *["-"] * 5)
+            table.add_row(*names, "0", *["-"] * 5)
             continue
         low, high = errors.interval
         counts = (errors.substitutions, errors.deletions, errors.insertions)
         rate, interval = f"{errors.rate:.1%}", f"{100 * low:.1f}-{100 * high:.1f}"
-        words = (cell.modality, cell.condition.name, str(cell.utterances), rate, interval)
-        table.add_row(*words, *map(str, counts))
+        table.add_row(*names, str(cell.utterances), rate, interval, *map(str, counts))
     console = Console(highlight=False)
     console.print(table)
     for failure in found.failures[:SHOWN]:

@@ -31,6 +31,7 @@ from sinkscope.plots.sink_rate import sink_rate as sink_rate
 from sinkscope.plots.sinks_by_rate import sinks_by_rate as sinks_by_rate
 from sinkscope.plots.sinks_over_time import sinks_over_time as sinks_over_time
 from sinkscope.plots.usage_distances import usage_distances as usage_distances
+from sinkscope.plots.wer_by_tokens import wer_by_tokens as wer_by_tokens
 
 __all__ = [
     "attention_changes",
@@ -55,4 +56,5 @@ __all__ = [
     "sinks_by_rate",
     "sinks_over_time",
     "usage_distances",
+    "wer_by_tokens",
 ]

@@ -1,111 +1,40 @@
 """The batches of a run over a corpus, each made from its number alone. Depends on torch and avsr.
 
-Clips are decoded when their batch is asked for. Where the encoders are not trained and a cache is
-given, every clip is encoded alone and what was not in noise is kept, so that a batch is the same
-with a full cache and an empty one.
+Clips are decoded when their batch is asked for. The passes of a step are batches over the same
+clips in the same noise, and what is made of the clips is made once for all of them. Where the
+encoders are not trained and a cache is given, every clip is encoded alone and what was not in noise
+is kept, so that a batch is the same with a full cache and an empty one.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from sinkscope.avsr.batching import frames_of
-from sinkscope.avsr.clip import FRAME_RATE, Clip
-from sinkscope.avsr.config import Modality
-from sinkscope.avsr.decoding import checked_modality, modalities_of
+from sinkscope.avsr.clip import Clip
 from sinkscope.avsr.evaluation.conditions import Mixer, open_mixer
 from sinkscope.avsr.loading import load_clip
 from sinkscope.avsr.manifest import Entry
 from sinkscope.avsr.model import LlamaAvsr
+from sinkscope.avsr.passes import Pass
 from sinkscope.avsr.projector import compressed_lengths
 from sinkscope.avsr.streams import MODALITIES, chosen_rate, refuse_short
-from sinkscope.avsr.tokens import text_ids
-from sinkscope.errors import InputError
 from sinkscope.training.config import NoiseConfig, TrainConfig
-from sinkscope.training.features import FeatureCache, encode_alone, encoder_inputs, streams_of
-from sinkscope.training.plan import BATCH, CLIP, Plan, generator
+from sinkscope.training.features import FeatureCache, encode_alone, encoder_inputs
+from sinkscope.training.plan import CLIP, Plan, generator
+from sinkscope.training.shares import PASS, Share
+from sinkscope.training.step_passes import DrawnPasses, passes_of, rates_of
+from sinkscope.training.unusable import refuse_missing, refuse_textless
 
-__all__ = ["TARGETS", "ClipBatches", "refuse_unusable", "trained_modalities"]
+__all__ = ["TARGETS", "ClipBatches"]
 
 TARGETS = "targets"
 """The entry of a batch that counts the tokens to predict."""
 
-EDGE = 4
-"""Feature frames by which a header may be wrong about a clip."""
-
 RESPONSE = ("transcript", "eos")
-
-
-def trained_modalities(model: LlamaAvsr, config: TrainConfig) -> list[Modality]:
-    """The modalities that a run draws from.
-
-    Raises:
-        InputError: the model does not take one.
-    """
-    asked = config.modalities or modalities_of(model.config)[-1:]
-    return [checked_modality(model.config, one) for one in asked]
-
-
-def refuse_unusable(
-    model: LlamaAvsr, entries: Sequence[Entry], *, config: TrainConfig, learned: bool = True
-) -> None:
-    """Refuse, before a run begins, clips that would stop it at the step that draws them.
-
-    Files are opened for their headers, and none is decoded but those that are about as long as one
-    token.
-
-    Args:
-        model: of the run.
-        entries: the clips to learn from, or those of dev.
-        config: of the run.
-        learned: whether they are learned from: the tokenizer must know their texts, and every rate
-            must give a token.
-
-    Raises:
-        InputError: a clip without text, or one that lacks a stream or is too short.
-    """
-    _refuse_textless(entries)
-    asked = {name: one for one in trained_modalities(model, config) for name in MODALITIES[one]}
-    for entry in entries:
-        there = streams_of(entry)
-        for name, modality in asked.items():
-            if name not in there:
-                raise InputError(
-                    f"{entry.row or entry.path}: the clip has no {name}, which this run needs for "
-                    f"modality {modality!r}; choose other modalities, or leave the clip out."
-                )
-        if learned:
-            _refuse_unlearnable(model, entry, asked, config)
-
-
-def _refuse_unlearnable(
-    model: LlamaAvsr, entry: Entry, asked: Iterable[str], config: TrainConfig
-) -> None:
-    """Refuse a text that the tokenizer does not know, or a clip shorter than a token."""
-    streams = ("audiovisual",) if model.config.streams == ("audiovisual",) else tuple(asked)
-    try:
-        text_ids(model.tokenizer, str(entry.text))
-        for stream in streams:
-            rate, frame_rate = (
-                max(_rates_of(stream, model, config)),
-                model.encoder(stream).frame_rate,
-            )
-            if frames_of(entry) / FRAME_RATE * frame_rate < rate + EDGE:
-                clip = load_clip(replace(entry, row=""))
-                frames = encoder_inputs(model, stream, [clip])["lengths"].tolist()
-                refuse_short(stream, [clip], frames, rate=rate, frame_rate=float(frame_rate))
-    except InputError as error:
-        raise InputError(f"{entry.row or entry.path}: {error}") from error
-
-
-def _rates_of(stream: str, model: LlamaAvsr, config: TrainConfig) -> tuple[int, ...]:
-    """The rates that a stream is trained at; one sequence of both counts as video."""
-    asked = {"audio": config.audio_rates}.get(stream, config.video_rates)
-    return asked or model.config.rates(stream)[:1]
 
 
 class ClipBatches(Dataset):
@@ -115,7 +44,8 @@ class ClipBatches(Dataset):
         model: whose encoders and tokenizer the batches are for.
         entries: the corpus; every clip has a text.
         config: of the run.
-        count: batches of the run.
+        count: times that clips are drawn in the run; each gives as many batches as a step has
+            passes.
 
     Raises:
         InputError: a clip without text, or a choice that the model does not allow.
@@ -124,52 +54,73 @@ class ClipBatches(Dataset):
     def __init__(
         self, model: LlamaAvsr, entries: Sequence[Entry], *, config: TrainConfig, count: int
     ) -> None:
-        _refuse_textless(entries)
+        refuse_textless(entries)
         self._model, self._entries, self._config, self._count = model, entries, config, count
         lengths = [frames_of(entry) for entry in entries]
         self._plan = Plan(lengths, max_frames=config.batch_frames, seed=config.seed)
-        self._modalities = trained_modalities(model, config)
+        self._schedule = passes_of(model.config, config)
         self._mixer = _mixer(config.noise, entries, config.seed)
         cached = config.cache is not None and not config.encoders
         self._cache = FeatureCache(str(config.cache), model) if cached else None
+        self._given: tuple[int, dict[str, Any]] = (-1, {})
         for stream in model.config.streams:
-            for rate in self._rates_of(stream):
+            for rate in rates_of(stream, model.config, config):
                 chosen_rate(stream, rate, model.config)
 
     def __len__(self) -> int:
-        return self._count
+        return self._count * self.passes
+
+    @property
+    def passes(self) -> int:
+        """How many passes each step makes over its clips, each a batch of its own."""
+        schedule = self._schedule
+        return 1 if isinstance(schedule, DrawnPasses) else len(schedule.passes(0))
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        """The batch, with what its loss needs: ``compared``, ``targets`` and ``names``."""
-        epoch, place, members = self._plan.at(int(number))
-        rng = generator(self._config.seed, BATCH, epoch, place)
-        modality = self._modalities[int(rng.integers(len(self._modalities)))]
-        rates = {name: self._rate(name, rng) for name in self._model.config.streams}
-        streams = self._streams_of(modality)
-        if self._cache is not None:
+        """The batch, with what its loss needs: ``compared``, ``targets``, ``names``, ``pass``."""
+        number, place = divmod(int(number), self.passes)
+        epoch, within, members = self._plan.at(number)
+        if isinstance(self._schedule, DrawnPasses):
+            passes = (self._schedule.drawn(epoch, within),)
+        else:
+            passes = self._schedule.passes(number // self._config.accumulation)
+        chosen, here = [self._entries[index] for index in members], passes[place]
+        wanted = dict.fromkeys(name for each in passes for name in self._streams_of(each))
+        every = self._given_of(number, tuple(wanted), epoch, members)
+        given = {name: every[name] for name in self._streams_of(here)}
+        rates = self._rates(here)
+        for name, one in given.items():
+            self._refuse_short(name, chosen, one["lengths"], rates[name])
+        texts = [str(entry.text) for entry in chosen]
+        batch = {"streams": given, "texts": texts, "rates": rates}
+        batch["names"] = [entry.name or entry.path.stem for entry in chosen]
+        batch[PASS] = Share(place, len(passes), here.weight)
+        return batch | self._counted(given, texts, rates)
+
+    def _streams_of(self, one: Pass) -> tuple[str, ...]:
+        joint = self._model.config.streams == ("audiovisual",)
+        return ("audiovisual",) if joint else MODALITIES[one.modality]
+
+    def _rates(self, one: Pass) -> dict[str, int]:
+        """The rates of a pass, by stream."""
+        rates = {"audio": one.audio_rate, "video": one.video_rate, "audiovisual": one.video_rate}
+        return {name: int(rates[name] or 0) for name in self._streams_of(one)}
+
+    def _given_of(
+        self, number: int, streams: Sequence[str], epoch: int, members: Sequence[int]
+    ) -> dict[str, Any]:
+        """What enters the model of each stream; one for all passes over the clips."""
+        if self._given[0] == number:
+            return self._given[1]
+        if self._cache is not None or (self.passes > 1 and not self._config.encoders):
             given = self._features(streams, epoch, members)
         else:
             clips = [self._clip(epoch, index)[0] for index in members]
-            _refuse_missing(clips, streams)
+            refuse_missing(clips, streams)
             given = {name: encoder_inputs(self._model, name, clips) for name in streams}
-        chosen = [self._entries[index] for index in members]
-        for name in streams:
-            self._refuse_short(name, chosen, given[name]["lengths"], rates[name])
-        texts = [str(entry.text) for entry in chosen]
-        batch = {"streams": given, "texts": texts, "rates": {name: rates[name] for name in streams}}
-        batch["names"] = [entry.name or entry.path.stem for entry in chosen]
-        return batch | self._counted(given, texts, rates)
-
-    def _streams_of(self, modality: Modality) -> tuple[str, ...]:
-        joint = self._model.config.streams == ("audiovisual",)
-        return ("audiovisual",) if joint else MODALITIES[modality]
-
-    def _rates_of(self, stream: str) -> tuple[int, ...]:
-        return _rates_of(stream, self._model, self._config)
-
-    def _rate(self, stream: str, rng: np.random.Generator) -> int:
-        rates = self._rates_of(stream)
-        return int(rates[int(rng.integers(len(rates)))])
+        if self.passes > 1:
+            self._given = (number, given)
+        return given
 
     def _noise_of(self, epoch: int, index: int) -> tuple[int, float] | None:
         """Seed and ratio of a clip's noise in an epoch; None where it has none."""
@@ -197,17 +148,17 @@ class ClipBatches(Dataset):
         self, streams: Sequence[str], epoch: int, members: Sequence[int]
     ) -> dict[str, dict[str, Any]]:
         """Features of every clip alone, from the cache where it has them."""
-        assert self._cache is not None
+        cache = self._cache
         rows: dict[str, list[torch.Tensor]] = {stream: [] for stream in streams}
         for index in members:
             entry, noised = self._entries[index], self._noise_of(epoch, index) is not None
-            found = None if noised else self._cache.read(entry, streams)
+            found = None if noised or cache is None else cache.read(entry, streams)
             if found is None:
                 clip, noised = self._clip(epoch, index)
-                _refuse_missing([clip], streams)
+                refuse_missing([clip], streams)
                 found = {name: encode_alone(self._model, name, clip) for name in streams}
-                if not noised:
-                    self._cache.write(entry, found)
+                if not noised and cache is not None:
+                    cache.write(entry, found)
             for name in streams:
                 rows[name].append(found[name])
         return {
@@ -248,25 +199,3 @@ class ClipBatches(Dataset):
 
 def _mixer(noise: NoiseConfig | None, entries: Sequence[Entry], seed: int) -> Mixer | None:
     return None if noise is None else open_mixer(noise.kind, entries, seed=seed)
-
-
-def _refuse_textless(entries: Sequence[Entry]) -> None:
-    for entry in entries:
-        if not (entry.text or "").split():
-            raise InputError(
-                f"{entry.row or entry.path} has no text to learn; give it one in the manifest or "
-                "in a .txt beside it, or leave the clip out."
-            )
-
-
-def _refuse_missing(clips: Sequence[Clip], streams: Sequence[str]) -> None:
-    """Refuse clips without a stream that their batch's modality needs."""
-    for clip in clips:
-        lacks = ("audio" if clip.waveform is None else "") or (
-            "video" if clip.frames is None else ""
-        )
-        if lacks and (lacks in streams or "audiovisual" in streams):
-            raise InputError(
-                f"{clip.path or clip.name} has no {lacks}, which this run needs; choose other "
-                "modalities, or leave the clip out."
-            )

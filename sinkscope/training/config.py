@@ -16,49 +16,21 @@ from typing import Any
 import yaml
 
 from sinkscope.avsr.config import LoraSettings
+from sinkscope.avsr.mome_settings import MomeSettings
 from sinkscope.errors import InputError
 from sinkscope.training.reading import from_mapping, read_yaml
-from sinkscope.training.schedule import WeightSchedule
+from sinkscope.training.sections import (
+    DecorrelationConfig,
+    NoiseConfig,
+    TaskWeights,
+    at_least,
+    one_of,
+    share,
+)
 
-__all__ = ["DecorrelationConfig", "NoiseConfig", "TrainConfig"]
+__all__ = ["DecorrelationConfig", "NoiseConfig", "TaskWeights", "TrainConfig"]
 
 MODALITIES = ("audio", "video", "audiovisual")
-
-
-@dataclass(frozen=True)
-class DecorrelationConfig:
-    """The decorrelation loss; see `decorrelation_loss` and `WeightSchedule`.
-
-    Attributes:
-        weight: 0 leaves the loss out.
-        warmup: share of the steps over which the weight rises.
-        decay: share of the steps over which it falls at the end.
-        power: of the cosine.
-        layers: 0-based blocks; null is all but the last.
-        detach_bos: whether no gradient flows through BOS.
-    """
-
-    weight: float | int = 0.0
-    warmup: float | int = 0.0
-    decay: float | int = 0.0
-    power: float | int = 2.0
-    layers: tuple[int, ...] | None = None
-    detach_bos: bool = False
-
-
-@dataclass(frozen=True)
-class NoiseConfig:
-    """Noise on the sound of some clips.
-
-    Attributes:
-        kind: ``"babble"`` of the corpus's own voices, or a media file.
-        share: of the clips, 0 to 1.
-        snr: the lowest and the highest signal-to-noise ratio, dB; each clip's is drawn between.
-    """
-
-    kind: str = "babble"
-    share: float | int = 0.5
-    snr: tuple[float | int, ...] = (0.0, 10.0)
 
 
 @dataclass(frozen=True)
@@ -79,6 +51,16 @@ class TrainConfig:
         audio_rates: feature frames a token, drawn for each batch; null is the model's default.
         video_rates: the same for video.
         modalities: drawn for each batch; null is the widest that the model takes.
+        passes: ``"drawn"``: one modality and rates for each batch. ``"all_pairs"``: every modality
+            at every pair of rates in each step (Llama-MTSK). ``"sampled_pair"``: one audio and one
+            video rate a step, every modality at them (Omni-AVSR). The passes of a step are made
+            over the same clips, and its loss is their mean.
+        task_weights: what each modality's cross-entropy is multiplied by; null is 1.
+        projectors: ``"per_rate"`` or ``"shared"``; null keeps the model's. Per-rate ones begin as
+            copies of a shared one where the model has it.
+        mome: fresh mixtures of experts beside the LLM's blocks, which are trained; llm must be
+            "frozen". Null keeps those that the model has. ``balance_weight`` in it is the weight of
+            the balance loss; shares and probabilities are those of each pass by itself.
         decorrelation: the loss against BOS.
         noise: null for none.
         steps: of the optimiser.
@@ -110,6 +92,10 @@ class TrainConfig:
     audio_rates: tuple[int, ...] | None = None
     video_rates: tuple[int, ...] | None = None
     modalities: tuple[str, ...] | None = None
+    passes: str = "drawn"
+    task_weights: TaskWeights | None = None
+    projectors: str | None = None
+    mome: MomeSettings | None = None
     decorrelation: DecorrelationConfig = field(default_factory=DecorrelationConfig)
     noise: NoiseConfig | None = None
     steps: int = 1000
@@ -128,25 +114,28 @@ class TrainConfig:
     cache: str | None = None
 
     def __post_init__(self) -> None:
-        _one_of("llm", self.llm, ("lora", "full", "frozen"))
-        _one_of("precision", self.precision, ("float32", "bfloat16"))
+        one_of("llm", self.llm, ("lora", "full", "frozen"))
+        one_of("passes", self.passes, ("drawn", "sampled_pair", "all_pairs"))
+        if self.projectors is not None:
+            one_of("projectors", self.projectors, ("shared", "per_rate"))
+        one_of("precision", self.precision, ("float32", "bfloat16"))
         for name in self.modalities or ():
-            _one_of("modalities", name, MODALITIES)
+            one_of("modalities", name, MODALITIES)
         for name in ("steps", "batch_frames", "accumulation", "log_every", "save_every"):
-            _at_least(name, getattr(self, name), 1)
+            at_least(name, getattr(self, name), 1)
         for name in ("watch_every", "evaluate_every", "weight_decay", "clip_norm"):
-            _at_least(name, getattr(self, name), 0)
+            at_least(name, getattr(self, name), 0)
         for name in ("modalities", "audio_rates", "video_rates"):
             if getattr(self, name) == ():
                 raise InputError(f"config: {name} is an empty list; name at least one, or null.")
         for rate in (*(self.audio_rates or ()), *(self.video_rates or ())):
-            _at_least("a rate", rate, 1)
+            at_least("a rate", rate, 1)
         if not 0 <= self.seed < 2**32:
             raise InputError(f"config: seed is {self.seed}; give one from 0 to {2**32 - 1}.")
-        _share("warmup", self.warmup)
-        _share("dropout", self.dropout)
-        _check_numbers(self)
-        _check_decorrelation(self.decorrelation)
+        share("warmup", self.warmup)
+        share("dropout", self.dropout)
+        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
+            raise InputError(f"config: learning_rate is {self.learning_rate}; give one above 0.")
         _refuse_without_effect(self)
         _refuse_contradictions(self)
 
@@ -173,22 +162,14 @@ class TrainConfig:
         return cls.from_dict(read_yaml(Path(path)), where=str(path))
 
 
-def _check_numbers(config: TrainConfig) -> None:
-    if not (config.learning_rate > 0 and math.isfinite(config.learning_rate)):
-        raise InputError(f"config: learning_rate is {config.learning_rate}; give one above 0.")
-    noise = config.noise
-    if noise is None:
-        return
-    _share("noise, share", noise.share)
-    if len(noise.snr) != 2 or not noise.snr[0] <= noise.snr[1]:
-        raise InputError(
-            f"config: noise, snr is {list(noise.snr)}; give the lowest and highest dB."
-        )
-
-
 def _refuse_contradictions(config: TrainConfig) -> None:
     if config.lora is not None and config.llm != "lora":
         raise InputError(f"config: lora is given, but llm is {config.llm!r}; use llm: lora.")
+    if config.mome is not None and config.llm != "frozen":
+        raise InputError(
+            f"config: mome is given, but llm is {config.llm!r}; experts are trained beside a "
+            "frozen LLM, so use llm: frozen."
+        )
     if config.delimiters and config.weight_decay:
         raise InputError(
             "config: weight_decay would also shrink the embeddings that are not trained; with "
@@ -196,17 +177,6 @@ def _refuse_contradictions(config: TrainConfig) -> None:
         )
     if config.dev is None and (config.watch_every or config.evaluate_every):
         raise InputError("config: watch_every and evaluate_every need the key dev; give it.")
-
-
-def _check_decorrelation(own: DecorrelationConfig) -> None:
-    _at_least("decorrelation, weight", own.weight, 0)
-    _at_least("decorrelation, power", own.power, 1)
-    try:
-        WeightSchedule(own.weight, warmup=own.warmup, decay=own.decay)
-    except InputError as error:
-        raise InputError(f"config: decorrelation: {error}") from error
-    if own.layers == ():
-        raise InputError("config: decorrelation, layers is an empty list; name a layer, or null.")
 
 
 def _refuse_without_effect(config: TrainConfig) -> None:
@@ -226,21 +196,6 @@ def _refuse_without_effect(config: TrainConfig) -> None:
             "config: noise is given, but modalities is video alone and no sound is heard; leave "
             "noise out, or add a modality."
         )
-
-
-def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise InputError(f"config: {name} is {value!r}; give one of {', '.join(known)}.")
-
-
-def _at_least(name: str, value: float | int, least: int) -> None:
-    if not (value >= least and math.isfinite(value)):
-        raise InputError(f"config: {name} is {value}; give {least} or more.")
-
-
-def _share(name: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise InputError(f"config: {name} is {value}; give a share from 0 to 1.")
 
 
 def _plain(value: Any) -> Any:

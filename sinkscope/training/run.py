@@ -14,56 +14,34 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import nn
-from torch.utils.data import SequentialSampler
-from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
+from transformers import PrinterCallback, TrainingArguments, set_seed
 from transformers.integrations.integration_utils import TensorBoardCallback
 
 from sinkscope.avsr.corpora import read_corpus
-from sinkscope.avsr.decoding import Decoding
-from sinkscope.avsr.evaluation import Running, Settings, evaluate
 from sinkscope.avsr.loading import load_clip
-from sinkscope.avsr.manifest import Corpus, Entry
+from sinkscope.avsr.manifest import Corpus
+from sinkscope.avsr.mome_settings import MomeSettings
 from sinkscope.avsr.streams import MODALITIES
 from sinkscope.errors import InputError
 from sinkscope.subjects.avsr import AvsrSubject, avsr_subject
-from sinkscope.subjects.running import evaluating
 from sinkscope.subjects.subject import load
-from sinkscope.training.batches import (
-    TARGETS,
-    ClipBatches,
-    refuse_unusable,
-    trained_modalities,
-)
-from sinkscope.training.callbacks import SinkCallback, undisturbed
+from sinkscope.training.batches import ClipBatches
+from sinkscope.training.callbacks import SinkCallback
+from sinkscope.training.clip_trainer import ClipTrainer, WriteFiles
 from sinkscope.training.config import TrainConfig
+from sinkscope.training.dev import LogErrors, dev_errors
 from sinkscope.training.features import origin_of
-from sinkscope.training.guard import refuse_infinite_weights
+from sinkscope.training.prepared import prepare_for_training
 from sinkscope.training.run_folder import RunFolder
 from sinkscope.training.schedule import WeightSchedule
-from sinkscope.training.spoken import SpokenModel, prepare_for_training
-from sinkscope.training.trainer import SinkTrainer
+from sinkscope.training.spoken import SpokenModel
+from sinkscope.training.step_passes import trained_modalities
+from sinkscope.training.unusable import refuse_unusable
 
-__all__ = ["ClipTrainer", "train"]
+__all__ = ["train"]
 
 WATCHED = 4
 """Clips of dev whose sinks are watched."""
-
-
-class ClipTrainer(SinkTrainer):
-    """A SinkTrainer whose data set gives whole batches, in their order."""
-
-    def decoder_of(self, model: nn.Module) -> nn.Module:
-        """The LLM: encoders may be decoders' kin."""
-        return model.model.llm  # pyright: ignore[reportReturnType, reportAttributeAccessIssue]
-
-    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
-        """As in `SinkTrainer`, with the tokens to predict counted by the data set."""
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        return batches, self._total([batch.pop(TARGETS) for batch in batches], device)
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return SequentialSampler(self.train_dataset)  # pyright: ignore[reportArgumentType]
 
 
 def train(
@@ -132,19 +110,9 @@ def _train(
             "device": str(next(model.parameters()).device),
             "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
             "unreadable": [failure.reason for failure in corpus.failures],
-            **_dev_errors(wrapped, dev.entries, config),
+            **dev_errors(wrapped, dev.entries, config),
         }
     )
-
-
-def _dev_errors(model: SpokenModel, entries: list[Entry], config: TrainConfig) -> dict[str, Any]:
-    """Word errors on dev; where they cannot be had, why: the model is trained all the same."""
-    if not entries:
-        return {"dev": None}
-    try:
-        return {"dev": _word_errors(model, entries, config)}
-    except InputError as error:
-        return {"dev": None, "dev_error": str(error)}
 
 
 def _refuse_processes() -> None:
@@ -175,13 +143,16 @@ def _trainer(
     run: RunFolder,
     quiet: bool,
 ) -> ClipTrainer:
-    arguments = _arguments(config, run, quiet)
-    count = config.steps * config.accumulation * max(1, arguments.world_size)
+    count = config.steps * config.accumulation
+    data = ClipBatches(model.model, corpus.entries, config=config, count=count)
+    arguments = _arguments(config, run, quiet, parts=config.accumulation * data.passes)
     own = config.decorrelation
-    callbacks = [_Files(run, model), TensorBoardCallback(_writer(run))]
+    callbacks = [WriteFiles(run, model), TensorBoardCallback(_writer(run))]
     if config.watch_every:
         clips = [load_clip(entry) for entry in dev.entries[:WATCHED]]
-        widest = max(trained_modalities(model.model, config), key=lambda one: len(MODALITIES[one]))
+        widest = max(
+            trained_modalities(model.model.config, config), key=lambda one: len(MODALITIES[one])
+        )
         watched = avsr_subject(model.model).with_options(modality=widest)
         callbacks.append(SinkCallback(clips, every=config.watch_every, subject=watched))
     trainer = ClipTrainer(
@@ -189,22 +160,25 @@ def _trainer(
         arguments,
         weight=WeightSchedule(own.weight, warmup=own.warmup, decay=own.decay),
         loss={"power": own.power, "layers": own.layers, "detach_bos": own.detach_bos},
-        train_dataset=ClipBatches(model.model, corpus.entries, config=config, count=count),
+        balance=_balance(model),
+        train_dataset=data,
         data_collator=_only,
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)
     if config.evaluate_every:
-        trainer.add_callback(_Errors(trainer, dev.entries, config))
+        trainer.add_callback(LogErrors(trainer, dev.entries, config))
     return trainer
 
 
-def _arguments(config: TrainConfig, run: RunFolder, quiet: bool) -> TrainingArguments:
+def _arguments(
+    config: TrainConfig, run: RunFolder, quiet: bool, *, parts: int
+) -> TrainingArguments:
     return TrainingArguments(
         str(run.checkpoints),
         max_steps=config.steps,
         per_device_train_batch_size=1,
-        gradient_accumulation_steps=config.accumulation,
+        gradient_accumulation_steps=parts,
         learning_rate=config.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=math.ceil(config.warmup * config.steps),
@@ -222,6 +196,13 @@ def _arguments(config: TrainConfig, run: RunFolder, quiet: bool) -> TrainingArgu
     )
 
 
+def _balance(model: SpokenModel) -> MomeSettings | None:
+    """What the balance loss follows; None where no routed experts are trained."""
+    learning = [name for name, one in model.named_parameters() if one.requires_grad]
+    routed = any(".mome.router." in name for name in learning)
+    return model.model.config.mome if routed else None
+
+
 def _only(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """The one batch that the data set gave."""
     return rows[0]
@@ -233,60 +214,6 @@ def _writer(run: RunFolder) -> Any:
     last = run.last_checkpoint()
     purge = None if last is None else int(last.name.rpartition("-")[2]) + 1
     return SummaryWriter(str(run.path / "tensorboard"), purge_step=purge)
-
-
-class _Files(TrainerCallback):
-    """Writes the log, and marks checkpoints that are whole."""
-
-    def __init__(self, run: RunFolder, model: SpokenModel) -> None:
-        self._run, self._model = run, model
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Before a checkpoint: its weights are finite, and no sum of the log is left open."""
-        if control.should_save:
-            refuse_infinite_weights(self._model, step=state.global_step, folder=args.output_dir)
-            control.should_log = True
-
-    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.is_world_process_zero:
-            self._run.write_log([row for row in state.log_history if "train_runtime" not in row])
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.is_world_process_zero:
-            self._run.mark_complete(state.global_step)
-
-
-class _Errors(TrainerCallback):
-    """Logs the word error rate on dev."""
-
-    def __init__(self, trainer: SinkTrainer, entries: list[Entry], config: TrainConfig) -> None:
-        self._trainer, self._entries, self._config = trainer, entries, config
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        every = self._config.evaluate_every
-        if state.global_step % every or not state.is_world_process_zero:
-            return
-        with undisturbed():
-            rates = _word_errors(self._trainer.model, self._entries, self._config)
-        should_log = control.should_log
-        self._trainer.log({f"dev_wer_{name}": one["wer"] for name, one in rates.items()})
-        control.should_log = should_log
-
-
-def _word_errors(model: Any, entries: list[Entry], config: TrainConfig) -> dict[str, Any]:
-    """Word errors by modality, at the first rate of each stream."""
-    audio, video = (
-        rates[0] if rates else None for rates in (config.audio_rates, config.video_rates)
-    )
-    settings = Settings(config.modalities, decoding=Decoding(audio_rate=audio, video_rate=video))
-    with evaluating(model):
-        found = evaluate(
-            model.model,
-            entries,
-            settings=settings,
-            running=Running(batch_frames=config.batch_frames),
-        )
-    return {cell.modality: cell.to_dict() for cell in found.table}
 
 
 def _save(model: SpokenModel, run: RunFolder) -> None:

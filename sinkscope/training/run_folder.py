@@ -5,12 +5,9 @@
 
 import json
 import shutil
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +15,16 @@ import pandas as pd
 
 from sinkscope.errors import InputError
 from sinkscope.training.config import TrainConfig
+from sinkscope.training.facts import facts_of_run, now, refuse_changed
+from sinkscope.training.held import held
 
-__all__ = ["FORMAT", "VERSION", "RunFolder", "commit_of_package"]
+__all__ = ["FORMAT", "VERSION", "RunFolder"]
 
 FORMAT, VERSION = "sinkscope-train", 1
 COMPLETE = "complete"
 LOCK = "lock"
 BEGINNING = {LOCK, "config.yaml", "config.yaml.part", "run.json.part"}
 """What a run that was killed in its first moment may leave."""
-
-ORIGINS = {
-    "train": "the clips or texts of train",
-    "dev": "the clips or texts of dev",
-    "model": "the weights of the model",
-}
-"""What a run began with, in words."""
-
-PACKAGES = ("sinkscope", "torch", "transformers", "peft", "accelerate", "numpy")
 
 
 class RunFolder:
@@ -63,9 +53,9 @@ class RunFolder:
         Raises:
             InputError: another process runs in the folder.
         """
-        facts = _facts(self._config)
+        facts = facts_of_run(self._config.seed)
         self.path.mkdir(parents=True, exist_ok=True)
-        with _held(self.path / LOCK):
+        with held(self.path / LOCK):
             self._refuse()
             if not self.has_begun:
                 self._begin(facts)
@@ -140,7 +130,7 @@ class RunFolder:
         """
         told = self.told or {}
         if self.has_begun:
-            self._refuse_changed(told, origin)
+            refuse_changed(self.path, told, origin)
         self.tell({"status": "running", "origin": dict(origin)})
 
     def tell(self, facts: Mapping[str, Any]) -> None:
@@ -152,7 +142,7 @@ class RunFolder:
 
     def finish(self, facts: Mapping[str, Any]) -> None:
         """Add facts, and say that the run is at its end."""
-        self.tell({**facts, "status": "finished", "ended": _now()})
+        self.tell({**facts, "status": "finished", "ended": now()})
 
     def write_log(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write ``log.csv`` anew: one row a step, its lines joined.
@@ -183,7 +173,7 @@ class RunFolder:
         shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
         (self.path / "log.csv").unlink(missing_ok=True)
         _replace(self.path / "config.yaml", self._config.to_yaml())
-        about = {"format": FORMAT, "version": VERSION, "status": "running", "began": _now()}
+        about = {"format": FORMAT, "version": VERSION, "status": "running", "began": now()}
         self._write(about | dict(facts))
 
     def _refuse(self) -> None:
@@ -209,22 +199,6 @@ class RunFolder:
                 "or give the same configuration to go on."
             )
 
-    def _refuse_changed(self, told: Mapping[str, Any], origin: Mapping[str, Any]) -> None:
-        """Refuse to go on with other data, another model or other packages."""
-        for name, before in (told.get("origin") or {}).items():
-            if origin.get(name) != before:
-                raise InputError(
-                    f"{self.path}: {ORIGINS.get(name, name)} changed since the run began; restore "
-                    "what it began with to go on, or choose another folder."
-                )
-        for name in ("sinkscope", "torch"):
-            before = (told.get("versions") or {}).get(name)
-            if before not in (None, version(name)):
-                raise InputError(
-                    f"{self.path} holds a run of {name} {before}, and this is {version(name)}; "
-                    f"install {name} {before} to go on, or choose another folder."
-                )
-
 
 def _is_beginning(folder: Path) -> bool:
     """Whether a folder is empty, or holds what a run leaves that is killed in its first moment."""
@@ -235,22 +209,6 @@ def _is_beginning(folder: Path) -> bool:
         return not file.exists() or TrainConfig.read(file).to_yaml() == file.read_text("utf-8")
     except InputError:
         return False  # a file of the user's own
-
-
-@contextmanager
-def _held(file: Path) -> Iterator[None]:
-    """Lock a file; the lock ends with the process, however it ends."""
-    import fcntl
-
-    with file.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"{file.parent} is being trained in by another process; wait for its end, or "
-                "choose another folder."
-            ) from error
-        yield
 
 
 def _refuse_damaged(checkpoint: Path) -> None:
@@ -269,26 +227,6 @@ def _refuse_damaged(checkpoint: Path) -> None:
 def _changed(old: TrainConfig, new: TrainConfig) -> str:
     one, other = asdict(old), asdict(new)
     return ", ".join(f"{k}: {one[k]!r}, now {other[k]!r}" for k in one if one[k] != other[k])
-
-
-def _facts(config: TrainConfig) -> dict[str, Any]:
-    versions = {name: version(name) for name in PACKAGES}
-    return {"seed": config.seed, "versions": versions, "commit": commit_of_package()}
-
-
-def commit_of_package() -> str | None:
-    """The commit of the package, where it lies in a git checkout."""
-    here = Path(__file__).parent
-    try:
-        command = ["git", "-C", str(here), "rev-parse", "HEAD"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError:
-        return None
-    return done.stdout.strip() or None if done.returncode == 0 else None
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _replace(path: Path, text: str) -> None:

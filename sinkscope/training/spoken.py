@@ -1,25 +1,21 @@
 """An audio-visual LLM as the Trainer runs it: batches of encoder inputs in, a loss out.
 
-Also says what of it is trained. Depends on torch and avsr.
+Depends on torch and avsr.
 """
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from sinkscope.avsr.lora import attach_lora
 from sinkscope.avsr.model import LlamaAvsr
-from sinkscope.errors import CheckpointError, InputError
-from sinkscope.training.config import TrainConfig
+from sinkscope.errors import CheckpointError
 
-__all__ = ["SpokenModel", "prepare_for_training"]
+__all__ = ["SpokenModel"]
 
 STREAMS = ("audio", "video", "audiovisual")
-DELIMITERS = ("audio_open", "audio_close", "video_open", "video_close")
 
 
 class _Loaded(NamedTuple):
@@ -35,7 +31,7 @@ class SpokenModel(nn.Module):
     Encoders that are not trained stay in evaluation mode and make no graph.
 
     Args:
-        model: after `prepare_for_training`.
+        model: after `sinkscope.training.prepared.prepare_for_training`.
     """
 
     accepts_loss_kwargs = True
@@ -114,58 +110,6 @@ class SpokenModel(nn.Module):
     def _encoders(self) -> list[nn.Module]:
         found = [getattr(self.model, f"{stream}_encoder") for stream in STREAMS]
         return [encoder for encoder in found if encoder is not None]
-
-
-def prepare_for_training(model: LlamaAvsr, config: TrainConfig) -> SpokenModel:
-    """Adds branches where they are asked for, and lets learn what is to learn.
-
-    The rates of the run become the model's own, the first one its default.
-
-    Raises:
-        InputError: LoRA is to be trained and there is none, or branches are there already.
-    """
-    if config.lora is not None:
-        with torch.random.fork_rng():
-            torch.manual_seed(config.seed)
-            attach_lora(model.llm, config.lora)
-        model.config = replace(model.config, lora=config.lora)
-    model.config = replace(model.config, **_rates(model, config))
-    branches = [name for name, _ in model.llm.named_parameters() if ".lora_" in name]
-    if config.llm == "lora" and not branches:
-        raise InputError(
-            "config: llm is 'lora', but the model has no LoRA branches; give lora with reduction "
-            "and alpha, or use llm: full."
-        )
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(_learns(name, config))
-    if config.delimiters and config.llm != "full":
-        _learn_delimiters(model)
-    for module in model.llm.modules():
-        if hasattr(module, "attention_dropout"):
-            module.attention_dropout = config.dropout  # pyright: ignore[reportArgumentType]
-    return SpokenModel(model)
-
-
-def _rates(model: LlamaAvsr, config: TrainConfig) -> dict[str, Any]:
-    """The rates that are asked for, by the model configuration's names."""
-    asked = {"audio": config.audio_rates}
-    given = {name: asked.get(name, config.video_rates) for name in model.config.streams}
-    return {f"{name}_rates": tuple(dict.fromkeys(own)) for name, own in given.items() if own}
-
-
-def _learns(name: str, config: TrainConfig) -> bool:
-    if not name.startswith("llm."):
-        return "projector" in name.split(".")[0] or config.encoders
-    return config.llm == "full" or (config.llm == "lora" and ".lora_" in name)
-
-
-def _learn_delimiters(model: LlamaAvsr) -> None:
-    """Only the delimiters' rows get a gradient (of a tied output head, too)."""
-    weight: Any = model.llm.get_input_embeddings().weight
-    rows = torch.zeros(len(weight), 1, device=weight.device)
-    rows[[model.ids[name] for name in DELIMITERS]] = 1
-    weight.requires_grad_(True)
-    weight.register_hook(lambda gradient: gradient * rows.to(gradient))
 
 
 def _is_trained(module: nn.Module) -> bool:

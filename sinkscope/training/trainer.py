@@ -4,13 +4,15 @@ It steps, saves, resumes and runs on many devices as the Trainer does; a term is
 scaled so that accumulated batches and processes give the gradient of one undivided batch.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
+from sinkscope.avsr.mome import HeldForward, MomeSettings, balance_loss, hold_routing
 from sinkscope.errors import InputError
 from sinkscope.layout import TokenLayout
 from sinkscope.training.callbacks import SinkCallback
@@ -19,6 +21,7 @@ from sinkscope.training.decorrelation import decorrelation_loss
 from sinkscope.training.guard import StopAtNan, refuse_infinite
 from sinkscope.training.meter import Meter
 from sinkscope.training.schedule import WeightSchedule
+from sinkscope.training.shares import PASS, WHOLE, Share
 from sinkscope.training.states import HeldStates, hold_states
 
 __all__ = ["COMPARED", "NAMES", "SinkTrainer"]
@@ -42,6 +45,11 @@ class SinkTrainer(Trainer):
     ``cross_entropy`` and ``decorrelation`` (as it is added, so times its weight) apart. In
     evaluation the loss is the model's own.
 
+    A step may be made of several passes over the same samples, each a batch of its own with an
+    entry ``"pass"``. The step's loss is then the mean over the passes of weight times
+    cross-entropy, plus the mean of the passes' own terms: every pass counts alike, however many
+    tokens it compares.
+
     A loss or a gradient that is not finite ends the run before the optimiser steps, so that the
     last checkpoint is a good one.
 
@@ -53,6 +61,8 @@ class SinkTrainer(Trainer):
         compared: from a batch to its compared tokens; None where batches carry them.
         loss: other arguments of `decorrelation_loss`: ``power``, ``layers``, ``mask_padding``,
             ``detach_bos``, ``reference``.
+        balance: for a model with mixtures of experts, whose balance loss is added as the mean over
+            the batches of a step and logged as ``balance``; None leaves it out.
         trainer: whatever else the Trainer takes (``train_dataset``, ``callbacks``, ...).
 
     Raises:
@@ -73,11 +83,13 @@ class SinkTrainer(Trainer):
         weight: float | int | WeightSchedule,
         compared: Callable[[Mapping[str, Any]], ComparedTokens] | None = None,
         loss: Mapping[str, Any] | None = None,
+        balance: MomeSettings | None = None,
         **trainer: Any,
     ) -> None:
         self.weight = weight if isinstance(weight, WeightSchedule) else WeightSchedule(weight)
         self.compared = compared
         self.decorrelation = dict(loss or {})
+        self.balance = balance
         super().__init__(model, args, **trainer)
         _refuse(self.args)
         self.add_callback(StopAtNan(self))
@@ -94,8 +106,9 @@ class SinkTrainer(Trainer):
         batches = found[0]
         self._counts = None
         if self._weight() > 0 and batches:
-            self._counts = self._total([self._count(batch) for batch in batches], device)
-        self.names_of_step = [name for batch in batches for name in batch.get(NAMES, ())]
+            self._counts = self._total(self._counts_of(batches), device)
+        names = [name for batch in batches for name in batch.get(NAMES, ())]
+        self.names_of_step = list(dict.fromkeys(names))
         return found
 
     def compute_loss(
@@ -109,24 +122,36 @@ class SinkTrainer(Trainer):
         inputs = dict(inputs)
         weight = self._weight() if model.training else 0.0
         compared = self._compared_of(inputs) if weight > 0 else None
-        names = inputs.pop(NAMES, None)
+        names, share = inputs.pop(NAMES, None), inputs.pop(PASS, WHOLE)
         inputs.pop(COMPARED, None)
-        scaled = {"num_items_in_batch": num_items_in_batch}
-        if weight == 0:
+        items = num_items_in_batch
+        with self._watched(model, weight) as (states, routing):
+            scaled = {"num_items_in_batch": items}
             loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **scaled)
-            term = None
-        else:
-            with hold_states(self.decoder_of(self.accelerator.unwrap_model(model))) as states:
-                loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **scaled)
-                term = self._term(states, compared, weight, num_items_in_batch)
-        if model.training:
-            parts = {"cross_entropy": loss, **({} if term is None else {"decorrelation": term})}
-            step, folder = self.state.global_step, self.args.output_dir
-            refuse_infinite(parts, step=step, names=names, folder=folder)
-            scaled_parts = self._is_scaled(num_items_in_batch)
-            self._meter.add(parts, batches=self._parts(), scaled=scaled_parts)
-        loss = loss if term is None else loss + term.to(loss)
+            if not model.training:
+                return (loss, outputs) if return_outputs else loss
+            parts = {"cross_entropy": loss * share.weight}
+            if states is not None:
+                parts["decorrelation"] = self._term(states, compared, weight, items, share)
+            if routing is not None:
+                parts["balance"] = self._balance(routing, items)
+        step, folder = self.state.global_step, self.args.output_dir
+        refuse_infinite(parts, step=step, names=names, folder=folder)
+        self._meter.add(parts, batches=self._parts(), scaled=self._is_scaled(items))
+        loss = sum(value.to(loss) for value in parts.values())
         return (loss, outputs) if return_outputs else loss
+
+    @contextmanager
+    def _watched(
+        self, model: nn.Module, weight: float
+    ) -> Iterator[tuple[HeldStates | None, list[HeldForward] | None]]:
+        """The states and the routing of the forward that runs inside, where they are needed."""
+        decoder = self.decoder_of(self.accelerator.unwrap_model(model))
+        with ExitStack() as stack:
+            states = stack.enter_context(hold_states(decoder)) if weight > 0 else None
+            balanced = self.balance is not None and model.training
+            routing = stack.enter_context(hold_routing(decoder)) if balanced else None
+            yield states, routing
 
     def decoder_of(self, model: nn.Module) -> nn.Module:
         """The part of the model whose states are compared; override it where several could be."""
@@ -160,14 +185,26 @@ class SinkTrainer(Trainer):
         padding = self.decorrelation.get("mask_padding", True)
         return count_compared(compared, mask_padding=padding)
 
-    def _total(self, counts: Sequence[int], device: Any) -> Tensor:
-        """The sum over batches and processes."""
-        own = torch.tensor(float(sum(counts)), device=device)
+    def _counts_of(self, batches: Sequence[Mapping[str, Any]]) -> list[float]:
+        """How many tokens each pass of a step compares."""
+        shares = [batch.get(PASS, WHOLE) for batch in batches]
+        counts = [0.0] * shares[0].of
+        for batch, share in zip(batches, shares, strict=True):
+            counts[share.number] += self._count(batch)
+        return counts
+
+    def _total(self, counts: Sequence[float], device: Any) -> Tensor:
+        """The sums over processes."""
+        own = torch.tensor(counts, device=device)
         return self.accelerator.reduce(own, "sum")  # pyright: ignore[reportReturnType]
 
-    def _term(self, states: HeldStates, compared: Any, weight: float, items: Any) -> Tensor:
+    def _term(
+        self, states: HeldStates, compared: Any, weight: float, items: Any, share: Share
+    ) -> Tensor:
         """The term, scaled so that what the Trainer does next makes it the whole step's mean."""
-        count = None if self._counts is None else self._counts.clamp(min=1)
+        count = self._counts
+        if count is not None:  # the mean over the passes, each the mean over its own tokens
+            count = count[share.number].clamp(min=1) * share.of
         term = decorrelation_loss(
             states, compared, weight=weight, count=count, **self.decorrelation
         )
@@ -175,6 +212,12 @@ class SinkTrainer(Trainer):
             return term
         term = term * self.accelerator.num_processes  # gradients are averaged over processes
         return term if self._is_scaled(items) else term * self._parts()
+
+    def _balance(self, routing: list[HeldForward], items: Any) -> Tensor:
+        """The balance loss of a batch, scaled likewise to the mean over the step's batches."""
+        assert self.balance is not None
+        loss = balance_loss(routing, self.balance)
+        return loss / self._parts() if self._is_scaled(items) else loss
 
     def _is_scaled(self, items: Any) -> bool:
         """Whether the Trainer takes the loss as it is; else it divides by the number of batches."""
@@ -190,7 +233,7 @@ class SinkTrainer(Trainer):
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         columns = self._signature_columns or []
-        self._signature_columns = list(dict.fromkeys([*columns, COMPARED, NAMES]))
+        self._signature_columns = list(dict.fromkeys([*columns, COMPARED, NAMES, PASS]))
 
 
 def count_compared(compared: ComparedTokens, *, mask_padding: bool = True) -> int:

@@ -9,13 +9,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sinkscope.avsr.passes import Pair
 from sinkscope.avsr.scoring import UtteranceErrors
 from sinkscope.errors import InputError
 
 __all__ = ["Log", "Row", "open_log"]
 
-Place = tuple[int | None, str | None, str | None]
-"""Utterance, modality and condition."""
+Place = tuple[int | None, str | None, str | None, Pair]
+"""Utterance, modality, condition and rates."""
+
+WITH_RATES = ("audio_rate", "video_rate", "tokens")
+"""What only rows of an evaluation at several rates have."""
 
 SETTINGS, ROWS = "settings.json", "rows.jsonl"
 
@@ -35,6 +39,10 @@ class Row:
         errors: the difference, in words; None where it failed.
         error: why it failed, one sentence; None where it did not.
         note: what the encoders did not read of it; None where they read it all.
+        audio_rate: encoder frames a token, in an evaluation at several rates; None where no sound
+            was read.
+        video_rate: the same for video.
+        tokens: of audio and video that the LLM read, likewise.
     """
 
     utterance: int | None
@@ -47,11 +55,23 @@ class Row:
     errors: UtteranceErrors | None = None
     error: str | None = None
     note: str | None = None
+    audio_rate: int | None = None
+    video_rate: int | None = None
+    tokens: int | None = None
 
     @property
-    def cell(self) -> Place:
+    def place(self) -> Place:
         """What only one row may be about."""
-        return self.utterance, self.modality, self.condition
+        pair = (self.audio_rate, self.video_rate)
+        return self.utterance, self.modality, self.condition, pair
+
+    def to_dict(self) -> dict[str, Any]:
+        """A flat dictionary but for ``errors``; without rates where there are none."""
+        values = asdict(self)
+        for name in WITH_RATES:
+            if values[name] is None:
+                del values[name]
+        return values
 
 
 class Log:
@@ -62,9 +82,9 @@ class Log:
         self._rows: dict[Place, Row] = {}
         self._keep(rows)
 
-    def __contains__(self, cell: Place) -> bool:
+    def __contains__(self, place: Place) -> bool:
         """Whether this need not be done again; what failed may be tried again."""
-        return cell in self._rows and self._rows[cell].error is None
+        return place in self._rows and self._rows[place].error is None
 
     def add(self, rows: Sequence[Row]) -> None:
         """Keep rows, and write them at once."""
@@ -72,7 +92,9 @@ class Log:
         if self._path is None:
             return
         with self._path.open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows))
+            file.write(
+                "".join(json.dumps(row.to_dict(), ensure_ascii=False) + "\n" for row in rows)
+            )
 
     def rows(self) -> list[Row]:
         """One row for each thing that was done, the latest."""
@@ -80,9 +102,9 @@ class Log:
 
     def _keep(self, rows: Sequence[Row]) -> None:
         for row in rows:
-            self._rows[row.cell] = row
+            self._rows[row.place] = row
             if row.modality is not None:  # a clip that could not be read before was mended
-                self._rows.pop((row.utterance, None, None), None)
+                self._rows.pop(Row(row.utterance, "").place, None)
 
 
 def open_log(folder: Path | None, settings: Mapping[str, Any]) -> Log:

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from sinkscope.avsr.clip import Clip
-from sinkscope.avsr.config import Modality
 from sinkscope.avsr.decoding import Heard, batches_of, decode_batch
+from sinkscope.avsr.evaluation.cases import Case
 from sinkscope.avsr.evaluation.conditions import Condition, Mixer, open_mixer
 from sinkscope.avsr.evaluation.log import Log, Row, open_log
 from sinkscope.avsr.evaluation.settings import (
     Running,
     Settings,
     Utterance,
-    cells_of,
+    cases_of,
     facts_of,
     path_of,
 )
@@ -58,10 +58,10 @@ def evaluate(
     """
     settings, running, about = settings or Settings(), running or Running(), about or {}
     utterances, unusable = _split(corpus)
-    cells = cells_of(model.config, settings)
+    cases = cases_of(model.config, settings)
     facts = facts_of(model.config, utterances, settings, about)
     log = open_log(folder, facts)
-    rows = [*unusable, *_Run(model, utterances, settings, running, cells, log).all()]
+    rows = [*unusable, *_Run(model, utterances, settings, running, cases, log).all()]
     scored = [row for row in rows if row.error is None]
     failures = [row for row in rows if row.error is not None]
     if not scored:
@@ -69,7 +69,7 @@ def evaluate(
         raise InputError(
             f"None of the {count} clips could be evaluated; the first: {failures[0].error}"
         )
-    table = summarise(rows, cells, seed=settings.seed)
+    table = summarise(rows, cases, seed=settings.seed)
     found = Evaluation(facts, about, table, scored, failures)
     if folder is not None:
         found.write(folder)
@@ -93,15 +93,15 @@ class _Run:
     corpus: Sequence[Utterance]
     settings: Settings
     running: Running
-    cells: Sequence[tuple[Modality, Condition]]
+    cases: Sequence[Case]
     log: Log
     mixer: Mixer | None = field(default=None, init=False)
 
     def all(self) -> list[Row]:
         """Do what is missing; the rows by utterance, then in the table's order."""
         numbers = range(len(self.corpus))
-        self.running.progress(len(numbers) * len(self.cells) - len(self._missing(numbers)))
-        if any(condition.snr is not None for _, _, condition in self._missing(numbers)):
+        self.running.progress(len(numbers) * len(self.cases) - len(self._missing(numbers)))
+        if any(case.condition.snr is not None for _, case in self._missing(numbers)):
             self.mixer = open_mixer(self.settings.noise, self.corpus, seed=self.settings.seed)
         spans = [numbers[start : start + WINDOW] for start in numbers[::WINDOW]]
         spans = [span for span in spans if self._missing(span)]
@@ -111,18 +111,15 @@ class _Run:
                 self._window({number: next(clips) for number in span})
         finally:
             clips.close()
-        cells = [(None, None), *((modality, condition.name) for modality, condition in self.cells)]
-        return sorted(
-            self.log.rows(),
-            key=lambda row: (row.utterance, cells.index((row.modality, row.condition))),
-        )
+        order = [Row(None, "").place[1:], *(case.place(0)[1:] for case in self.cases)]
+        return sorted(self.log.rows(), key=lambda row: (row.utterance, order.index(row.place[1:])))
 
-    def _missing(self, numbers: range) -> list[tuple[int, Modality, Condition]]:
+    def _missing(self, numbers: range) -> list[tuple[int, Case]]:
         return [
-            (number, modality, condition)
+            (number, case)
             for number in numbers
-            for modality, condition in self.cells
-            if (number, modality, condition.name) not in self.log
+            for case in self.cases
+            if case.place(number) not in self.log
         ]
 
     def _read(self, numbers: Sequence[int]) -> Generator[Clip | str, None, None]:
@@ -148,31 +145,31 @@ class _Run:
                 missing = len(self._missing(range(number, number + 1)))
                 self.log.add([Row(number, path_of(self.corpus[number]), error=reason)])
                 self.running.progress(missing)
-        for modality, condition in self.cells:
-            self._cell(clips, modality, condition)
+        for case in self.cases:
+            self._case(clips, case)
 
-    def _cell(self, clips: Mapping[int, Clip], modality: Modality, condition: Condition) -> None:
-        """Decode a window in one modality and condition, a batch at a time."""
-        if all((number, modality, condition.name) in self.log for number in clips):
+    def _case(self, clips: Mapping[int, Clip], case: Case) -> None:
+        """Decode a window in one case, a batch at a time."""
+        if all(case.place(number) in self.log for number in clips):
             return
         noisy: dict[int, Clip] = {}
         for number, clip in clips.items():
             try:
-                noisy[number] = self._mix(clip, number, condition)
+                noisy[number] = self._mix(clip, number, case.condition)
             except InputError as error:
                 heard = {number: Heard(error=str(error))}
-                self._keep(heard, clips, modality, condition)
+                self._keep(heard, clips, case)
         for batch in self._batches(noisy):
-            if all((number, modality, condition.name) in self.log for number in batch):
+            if all(case.place(number) in self.log for number in batch):
                 continue
             heard = decode_batch(
                 self.model,
                 [noisy[number] for number in batch],
-                modality=modality,
-                decoding=self.settings.decoding,
+                modality=case.modality,
+                decoding=case.decoding(self.settings.decoding),
                 numbers=batch,
             )
-            self._keep(dict(zip(batch, heard, strict=True)), clips, modality, condition)
+            self._keep(dict(zip(batch, heard, strict=True)), clips, case)
 
     def _mix(self, clip: Clip, number: int, condition: Condition) -> Clip:
         if condition.snr is None or self.mixer is None:
@@ -185,29 +182,24 @@ class _Run:
         for batch in batches_of(list(clips.values()), frames=self.running.batch_frames):
             yield [numbers[place] for place in batch]
 
-    def _keep(
-        self,
-        heard: Mapping[int, Heard],
-        clips: Mapping[int, Clip],
-        modality: Modality,
-        condition: Condition,
-    ) -> None:
+    def _keep(self, heard: Mapping[int, Heard], clips: Mapping[int, Clip], case: Case) -> None:
         """Write down what is new of a batch."""
         rows = [
-            _row(number, clips[number], path_of(self.corpus[number]), modality, condition, one)
+            _row(number, clips[number], path_of(self.corpus[number]), case, one)
             for number, one in heard.items()
-            if (number, modality, condition.name) not in self.log
+            if case.place(number) not in self.log
         ]
         self.log.add(rows)
         self.running.progress(len(rows))
 
 
-def _row(
-    number: int, clip: Clip, path: str, modality: Modality, condition: Condition, heard: Heard
-) -> Row:
+def _row(number: int, clip: Clip, path: str, case: Case, heard: Heard) -> Row:
     about: dict[str, Any] = {"seconds": round(clip.duration, 3), "error": heard.error}
+    if case.pair is not None:
+        about["audio_rate"], about["video_rate"] = case.pair
+        about["tokens"] = heard.tokens
     if heard.error is not None:
-        return Row(number, path, modality, condition.name, **about)
+        return Row(number, path, case.modality, case.condition.name, **about)
     said = {"reference": clip.text or "", "hypothesis": heard.text}
     errors, about["note"] = utterance_errors(**said), heard.note
-    return Row(number, path, modality, condition.name, errors=errors, **said, **about)
+    return Row(number, path, case.modality, case.condition.name, errors=errors, **said, **about)

@@ -10,12 +10,13 @@ from sinkscope.avsr.batching import MAX_FRAMES
 from sinkscope.avsr.clip import Clip
 from sinkscope.avsr.config import AvsrConfig, Modality
 from sinkscope.avsr.decoding import Decoding, checked_modality, modalities_of
-from sinkscope.avsr.evaluation.conditions import BABBLE, Condition, conditions_of
+from sinkscope.avsr.evaluation.cases import Case, Rates, pairs_of_modality, pairs_of_model
+from sinkscope.avsr.evaluation.conditions import BABBLE, conditions_of
 from sinkscope.avsr.manifest import Entry
 from sinkscope.avsr.streams import MODALITIES
 from sinkscope.errors import InputError
 
-__all__ = ["Running", "Settings", "Utterance", "cells_of", "facts_of", "path_of"]
+__all__ = ["Running", "Settings", "Utterance", "cases_of", "facts_of", "path_of"]
 
 Utterance = Entry | Clip
 """A row of a manifest, which is read when its turn comes, or a clip."""
@@ -30,6 +31,9 @@ class Settings:
         noise: ``"babble"`` of the corpus's own voices, or a media file; None for clean only.
         snrs: signal-to-noise ratios, dB; the clean condition always comes first.
         decoding: the search.
+        rates: pairs of an audio rate and a video rate at which everything is read, one after the
+            other, or ``"all"`` pairs of the model's own; sound alone is read at every audio rate
+            once, the picture alone at every video rate. None is the rates of ``decoding``.
         seed: of the noise and the bootstrap; the search has its own.
     """
 
@@ -37,6 +41,7 @@ class Settings:
     noise: str | Path | None = None
     snrs: Sequence[float | int] = ()
     decoding: Decoding = field(default_factory=Decoding)
+    rates: Rates | None = None
     seed: int = 0
 
 
@@ -55,20 +60,38 @@ class Running:
     progress: Callable[[int], None] = lambda _: None
 
 
-def cells_of(config: AvsrConfig, settings: Settings) -> list[tuple[Modality, Condition]]:
-    """Modalities and conditions, in the table's order; noise where sound is heard."""
+def cases_of(config: AvsrConfig, settings: Settings) -> list[Case]:
+    """What is read, at which rates and in which conditions, in the table's order.
+
+    Noise is added where sound is heard.
+
+    Raises:
+        InputError: a modality, a condition or a rate is impossible.
+    """
     asked = modalities_of(config)[-1:] if settings.modalities is None else settings.modalities
     modalities: list[Modality] = list(
         dict.fromkeys(checked_modality(config, name) for name in asked)
     )
     noise = None if settings.noise is None else str(settings.noise)
     conditions = conditions_of(noise, settings.snrs)
+    pairs = _pairs(config, settings)
     return [
-        (modality, condition)
+        Case(modality, condition, pair)
         for modality in modalities
+        for pair in pairs_of_modality(modality, pairs, config)
         for condition in conditions
         if condition.snr is None or "audio" in MODALITIES[modality]
     ]
+
+
+def _pairs(config: AvsrConfig, settings: Settings) -> list[tuple[int, int]] | None:
+    search = settings.decoding
+    if settings.rates is not None and (search.audio_rate or search.video_rate):
+        raise InputError(
+            "The settings have pairs of rates, and one audio or video rate beside them; give one "
+            "or the other."
+        )
+    return pairs_of_model(settings.rates, config)
 
 
 def facts_of(
@@ -78,21 +101,29 @@ def facts_of(
     if not corpus:
         raise InputError("The corpus is empty; give at least one clip.")
     search = asdict(settings.decoding)
-    rates = settings.decoding.rates(config)
+    if settings.rates is not None:
+        search = {name: one for name, one in search.items() if not name.endswith("_rate")}
     noise = None if settings.noise is None else str(settings.noise)
     return {
-        "modalities": list(dict.fromkeys(name for name, _ in cells_of(config, settings))),
+        "modalities": list(dict.fromkeys(case.modality for case in cases_of(config, settings))),
         "noise": noise,
         "noise_hash": _noise_hash(noise),
         "snrs": [float(snr) for snr in settings.snrs],
         **{"search_seed" if name == "seed" else name: value for name, value in search.items()},
-        **{f"{stream}_rate": rate for stream, rate in rates.items()},
+        **_rates(config, settings),
         "seed": settings.seed,
         "utterances": len(corpus),
         "corpus_hash": _corpus_hash(corpus),
         "model_hash": about.get("model_hash"),
         "dtype": about.get("dtype"),
     }
+
+
+def _rates(config: AvsrConfig, settings: Settings) -> dict[str, Any]:
+    pairs = _pairs(config, settings)
+    if pairs is not None:
+        return {"rates": [list(pair) for pair in pairs]}
+    return {f"{name}_rate": rate for name, rate in settings.decoding.rates(config).items()}
 
 
 def _noise_hash(noise: str | None) -> str | None:

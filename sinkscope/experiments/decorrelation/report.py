@@ -22,7 +22,7 @@ from sinkscope.experiments.decorrelation.summaries import (
     place_table,
     swap_table,
 )
-from sinkscope.training.run_folder import commit_of_package
+from sinkscope.training.facts import commit_of_package
 
 __all__ = ["arms_of", "write_report"]
 
