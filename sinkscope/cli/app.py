@@ -18,6 +18,7 @@ from sinkscope.cli.demo import demo
 from sinkscope.cli.evaluate import evaluate
 from sinkscope.cli.heatmap import heatmap
 from sinkscope.cli.models import models
+from sinkscope.cli.rates import rates
 from sinkscope.cli.scan import scan
 from sinkscope.cli.train import train
 from sinkscope.cli.transcribe import transcribe
@@ -39,7 +40,7 @@ app = typer.Typer(
 
 for command in (
     *(demo, scan, heatmap, transcribe, evaluate),
-    *(ablate, train, compare, models, convert),
+    *(ablate, train, compare, rates, models, convert),
 ):
     app.command()(command)
 

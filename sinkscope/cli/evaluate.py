@@ -12,13 +12,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sinkscope.avsr.evaluation import Evaluation
-    from sinkscope.avsr.evaluation.cases import Rates
     from sinkscope.avsr.evaluation.table import Cell
     from sinkscope.subjects.avsr import AvsrSubject
 
 __all__ = ["evaluate"]
-
-EVERY = "all"
 
 SHOWN = 10
 """Failures that are shown on the screen."""
@@ -48,13 +45,7 @@ def evaluate(
     ] = None,
     audio_rate: options.AudioRate = None,
     video_rate: options.VideoRate = None,
-    rates: Annotated[
-        str | None,
-        typer.Option(
-            metavar="4:2,16:5",
-            help="Pairs audio:video, one after the other; or all pairs of the model's own rates.",
-        ),
-    ] = None,
+    rates: options.Rates = None,
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Longest transcript, tokens; default 64.")
     ] = None,
@@ -109,7 +100,7 @@ def evaluate(
     if not isinstance(subject, AvsrSubject):
         raise InputError(f"evaluate: {subject.name} is a text model and takes no clips.")
     settings = Settings(
-        _modalities(modality, subject), noise, snr or (), search, _parse_rates(rates), seed
+        _modalities(modality, subject), noise, snr or (), search, options.parse_rates(rates), seed
     )
     total = len(found.entries) * len(cases_of(subject.model.config, settings))
     with tqdm(total=total, desc="evaluating", unit="utterance", leave=False, disable=None) as bar:
@@ -124,29 +115,9 @@ def evaluate(
 def _modalities(asked: list[str] | None, subject: "AvsrSubject") -> list[str] | None:
     from sinkscope.avsr.decoding import modalities_of
 
-    if asked is None or EVERY not in asked:
+    if asked is None or options.EVERY not in asked:
         return asked
     return list(modalities_of(subject.model.config))
-
-
-def _parse_rates(words: str | None) -> "Rates | None":
-    """The pairs that ``"4:2,16:5"`` names, audio first; ``"all"`` stays.
-
-    >>> _parse_rates("4:2,16:5")
-    [(4, 2), (16, 5)]
-    """
-    if words is None or words == EVERY:
-        return EVERY if words else None
-    pairs = []
-    for part in words.split(","):
-        audio, colon, video = part.strip().partition(":")
-        if not (colon and audio.isdecimal() and video.isdecimal()):
-            raise InputError(
-                f"--rates: {part!r} is no pair of rates; write audio:video, for example 4:2,16:5, "
-                "or all."
-            )
-        pairs.append((int(audio), int(video)))
-    return pairs
 
 
 def _advance(bar: Any) -> "Callable[[int], None]":

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sinkscope.errors import InputError
+
+if TYPE_CHECKING:
+    from sinkscope.avsr.evaluation.cases import Rates as Pairs
 
 __all__ = [
     "AudioRate",
@@ -20,12 +23,16 @@ __all__ = [
     "MinQueries",
     "Modality",
     "Overwrite",
+    "Rates",
     "Ratio",
     "Threshold",
     "VideoRate",
     "parse_layers",
+    "parse_rates",
     "progress",
 ]
+
+EVERY = "all"
 
 Checkpoint = Annotated[
     str,
@@ -58,6 +65,13 @@ AudioRate = Annotated[
 ]
 VideoRate = Annotated[
     int | None, typer.Option(min=1, help="Video frames that one token covers; default the model's.")
+]
+Rates = Annotated[
+    str | None,
+    typer.Option(
+        metavar="4:2,16:5",
+        help="Pairs audio:video, one after the other; or all pairs of the model's own rates.",
+    ),
 ]
 MinHeads = Annotated[
     float, typer.Option(min=0, max=1, help="Share of heads that makes a token a sink.")
@@ -104,3 +118,27 @@ def parse_layers(words: str | None) -> list[int] | None:
             raise InputError(f"--layers: {part!r} is no layer; write for example 0-3,7.")
         layers.update(range(int(first), int(last if dash else first) + 1))
     return sorted(layers)
+
+
+def parse_rates(words: str | None) -> "Pairs | None":
+    """The pairs that ``"4:2,16:5"`` names, audio first; ``"all"`` stays.
+
+    Raises:
+        InputError: if a part is no pair.
+
+    Example:
+        >>> parse_rates("4:2,16:5")
+        [(4, 2), (16, 5)]
+    """
+    if words is None or words == EVERY:
+        return EVERY if words else None
+    pairs = []
+    for part in words.split(","):
+        audio, colon, video = part.strip().partition(":")
+        if not (colon and audio.isdecimal() and video.isdecimal()):
+            raise InputError(
+                f"--rates: {part!r} is no pair of rates; write audio:video, for example 4:2,16:5, "
+                "or all."
+            )
+        pairs.append((int(audio), int(video)))
+    return pairs
