@@ -15,19 +15,25 @@ if TYPE_CHECKING:
 
 __all__ = ["demo"]
 
-BASE, TUNED = "tiny-avsr", "tiny-avsr-decorrelated"
+BASE, TUNED, EXPERTS = "tiny-avsr", "tiny-avsr-decorrelated", "tiny-mome"
 
 
 def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder to write.")] = Path(
         "sinkscope-demo"
     ),
+    matryoshka: Annotated[
+        bool,
+        typer.Option(
+            "--matryoshka", help="Instead: one bundled model at all of its rates, and its experts."
+        ),
+    ] = False,
     device: options.Device = None,
 ) -> None:
     """Scan the bundled model on the bundled clips, explain what is found, and write a report.
 
     Then the same clips through its twin, which was trained with the decorrelation loss: what that
-    changed.
+    changed. With --matryoshka, the clips at every rate of a mixture of Matryoshka experts.
     """
     from rich.console import Console
 
@@ -37,6 +43,9 @@ def demo(
 
     console = Console(highlight=False)
     clips = [read_clip(path) for path in bundled_clips()]
+    if matryoshka:
+        _many_rates(console, load(EXPERTS, device=device), clips, output / EXPERTS)
+        return
     subjects = [load(name, device=device) for name in (BASE, TUNED)]
     console.rule(BASE)
     heard = [_transcribe(subject, clips) for subject in subjects]
@@ -89,3 +98,28 @@ def _compare(
     found = compare(before, after, wer=errors)
     write_comparison(folder, before, after, found, overwrite=True)
     show_comparison(found, folder)
+
+
+def _many_rates(console: "Console", subject: Any, clips: Sequence[Any], folder: Path) -> None:
+    """The clips' words, tokens and errors at every pair of rates; then their sinks and experts."""
+    from itertools import product
+
+    from rich.table import Table
+
+    from sinkscope.avsr.scoring import word_errors
+    from sinkscope.cli.rates import write_rates_of
+
+    console.rule(subject.name)
+    said = [clip.text or "" for clip in clips]
+    table = Table("rates", "tokens a clip", "word errors", "heard in the first clip", box=None)
+    config = subject.model.config
+    for audio, video in product(config.audio_rates, config.video_rates):
+        rates = {"audio_rate": audio, "video_rate": video}
+        spans = subject.model.prepare(clips, **rates).spans
+        tokens = sum(s.stop - s.start for row in spans for s in row if s.times is not None)
+        heard = subject.transcribe(clips, **rates)
+        errors = f"{word_errors(said, heard).rate:.0%}"
+        table.add_row(f"{audio}, {video}", f"{tokens / len(clips):.0f}", errors, heard[0])
+    console.print(f"said   {said[0]}", markup=False, style="dim")
+    console.print(table)
+    write_rates_of(subject, clips, options.EVERY, folder, overwrite=True)
