@@ -107,3 +107,29 @@ def test_the_published_search_is_asked_for_and_its_parts_may_be_changed(tmp_path
     said = json.loads((tmp_path / "out" / "evaluation.json").read_text())["settings"]
     names = ("num_beams", "max_new_tokens", "temperature", "seed", "search_seed")
     assert [said[name] for name in names] == [2, 4, 0.6, 7, 7]
+
+
+def test_several_rates_in_one_run(tmp_path: Path, manifest: Path) -> None:
+    out = tmp_path / "out"
+    words = ["evaluate", "tiny-avsr", manifest, "--modality", "all", "--max-new-tokens", 4]
+    done = run(*words, "--rates", "4:2,16:5", "-o", out)
+    assert done.returncode == 0, done.stderr
+    with (out / "table.csv").open() as file:
+        table = list(csv.DictReader(file))
+    pairs = [(line["modality"], line["audio_rate"], line["video_rate"]) for line in table]
+    assert pairs[:4] == [
+        ("audio", "4", ""),
+        ("audio", "16", ""),
+        ("video", "", "2"),
+        ("video", "", "5"),
+    ]
+    assert pairs[4:] == [("audiovisual", "4", "2"), ("audiovisual", "16", "5")]
+    tokens = [float(line["tokens"]) for line in table]
+    assert tokens[4] == pytest.approx(tokens[0] + tokens[2], abs=1e-5)
+    assert tokens[5] == pytest.approx(tokens[1] + tokens[3], abs=1e-5)
+    for word in ("rates", "tokens", "16:5"):
+        assert word in done.stdout
+    for bad in ("4-2", "4:2,5", "every"):
+        refused = run(*words, "--rates", bad, "-o", tmp_path / "other")
+        assert refused.returncode == 2
+        assert "is no pair of rates; write audio:video" in refused.stderr

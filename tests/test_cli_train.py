@@ -96,6 +96,20 @@ def test_killed_after_a_checkpoint(unbroken, tmp_path):
     ends_the_same(unbroken, out)
 
 
+def test_killed_while_steps_have_several_passes(tmp_path):
+    """With experts, projectors of each rate and the balance loss."""
+    manifest = write_corpus(tmp_path / "clips")
+    changes = {"passes": "all_pairs", "llm": "frozen", "lora": None, "delimiters": False}
+    changes |= {"projectors": "per_rate", "mome": {"routed": 4, "top_k": 2, "bottleneck": 2}}
+    changes |= {"steps": 8, "save_every": 2, "accumulation": 1, "dev": None}
+    config = write_settings(tmp_path / "config.yaml", manifest, **changes)
+    assert finished(config, tmp_path / "whole")[0] == 0
+    out = tmp_path / "out"
+    killed(config, out, lambda out: (out / "checkpoints/checkpoint-4/complete").exists())
+    ends_the_same((config, tmp_path / "whole"), out)
+    assert all(float(row["balance"]) > 0 for row in logged(out))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "when",

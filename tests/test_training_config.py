@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
+from sinkscope.avsr.mome_settings import MomeSettings
 from sinkscope.errors import InputError
-from sinkscope.training.config import DecorrelationConfig, NoiseConfig, TrainConfig
+from sinkscope.training.config import DecorrelationConfig, NoiseConfig, TaskWeights, TrainConfig
 
 LEAST = {"model": "tiny-avsr", "train": "clips"}
 
@@ -26,6 +28,14 @@ def test_the_example_is_right():
     config = TrainConfig.read(Path(__file__).parents[1] / "examples" / "train.yaml")
     assert config.decorrelation.weight == 1
     assert config.learning_rate == 0.001
+
+
+def test_the_example_of_many_rates_is_right():
+    config = TrainConfig.read(Path(__file__).parents[1] / "examples" / "train_many_rates.yaml")
+    assert (config.passes, config.projectors) == ("all_pairs", "per_rate")
+    assert config.task_weights == TaskWeights(video=1.5)
+    assert config.mome == MomeSettings()
+    assert TrainConfig.from_dict(yaml.safe_load(config.to_yaml())) == config
 
 
 def test_numbers_that_yaml_takes_for_text(tmp_path):
@@ -72,6 +82,13 @@ def test_numbers_that_yaml_takes_for_text(tmp_path):
         ({"cache": "x", "encoders": True}, "leave one of them out"),
         ({"delimiters": True, "llm": "full"}, "leave delimiters out"),
         ({"noise": {}, "modalities": ["video"]}, "no sound is heard"),
+        ({"passes": "some"}, "passes is 'some'; give one of drawn, sampled_pair, all_pairs"),
+        ({"projectors": "two"}, "projectors is 'two'; give one of shared, per_rate"),
+        ({"task_weights": {"both": 2}}, "task_weights: there is no key 'both'"),
+        ({"task_weights": {"video": -1}}, "task_weights, video is -1.0; give 0 or more"),
+        ({"mome": {}}, "mome is given, but llm is 'lora'.*use llm: frozen"),
+        ({"mome": {"top_k": 50}, "llm": "frozen"}, "mome: top_k is 50 of 23 routed experts"),
+        ({"mome": {"rooted": 5}, "llm": "frozen"}, "did you mean 'routed'"),
     ],
 )
 def test_what_is_wrong_is_named(changed, words):

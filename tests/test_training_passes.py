@@ -107,7 +107,7 @@ LORA = {"llm": "lora", "lora": {"reduction": 16, "alpha": 8, "scheme": "MSS"}}
             FEW | {"llm": "frozen", "mome": EXPERTS, "projectors": "per_rate"},
             id="experts, per rate",
         ),
-        pytest.param(FEW | LORA, id="branches of scales"),
+        pytest.param(FEW | LORA | {"accumulation": 1}, id="branches of scales"),
     ],
 )
 def test_a_step_is_the_mean_of_the_steps_of_its_passes(

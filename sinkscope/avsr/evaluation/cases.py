@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Literal
 
 from sinkscope.avsr.config import AvsrConfig, Modality
 from sinkscope.avsr.decoding import Decoding
@@ -17,8 +16,8 @@ __all__ = ["EVERY", "Case", "Rates", "pairs_of_modality", "pairs_of_model"]
 EVERY = "all"
 """Every pair of the model's own rates."""
 
-Rates = Sequence[tuple[int, int]] | Literal["all"]
-"""Pairs of an audio rate and a video rate, in this order."""
+Rates = Sequence[tuple[int, int]] | str
+"""Pairs of an audio rate and a video rate, in this order; or ``"all"``."""
 
 
 @dataclass(frozen=True)
