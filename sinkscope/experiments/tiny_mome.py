@@ -30,7 +30,7 @@ from sinkscope.experiments.tiny_encoders import KINDS
 from sinkscope.experiments.tiny_features import FeatureStore
 from sinkscope.experiments.tiny_listening import restrict, transcribe_features
 from sinkscope.subjects.bundled import bundled
-from sinkscope.training.run_folder import commit_of_package
+from sinkscope.training.facts import commit_of_package
 
 __all__ = ["AUDIO", "EXPERTS", "RECIPE", "SETTINGS", "VIDEO", "make_tiny_mome"]
 

@@ -43,14 +43,16 @@ def wer_by_tokens(table: pd.DataFrame, *, condition: str = "clean", ax: Axes | N
             "apart; draw fewer at once."
         )
     with drawing(ax, figsize=(6.4, 4.2)) as axes:
-        for (model, modality), line in rows.groupby(["model", "modality"], sort=False):
-            _draw(axes, line.sort_values("tokens"), str(modality), models.index(model))
+        for place, model in enumerate(models):
+            for modality in rows["modality"].unique():
+                own = (rows["model"] == model) & (rows["modality"] == modality)
+                _draw(axes, rows.loc[own].sort_values("tokens"), str(modality), place)
         _name_points(axes, rows)
         axes.set_xlabel("audio and video tokens that reach the LLM (mean an utterance)")
         axes.set_ylabel("word error rate")
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        axes.set_xlim(0, 1.08 * rows["tokens"].max())
-        axes.set_ylim(0, 1.15 * rows["wer_high"].max() or 1)
+        axes.set_xlim(0, 1.08 * float(rows["tokens"].to_numpy().max()))
+        axes.set_ylim(0, 1.15 * float(rows["wer_high"].to_numpy().max()) or 1)
         axes.grid(axis="y", color="#E4E4E4", lw=0.6)
         axes.legend(handles=_handles(rows, models), loc="best")
         entitle(

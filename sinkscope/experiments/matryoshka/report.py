@@ -22,7 +22,7 @@ from sinkscope.experiments.matryoshka.results import (
     system_table,
     wer_table,
 )
-from sinkscope.training.run_folder import commit_of_package
+from sinkscope.training.facts import commit_of_package
 
 __all__ = ["write_report"]
 
