@@ -134,9 +134,11 @@ def test_no_two_arms_share_a_folder_and_all_see_every_setting() -> None:
 
 def test_what_cannot_be_adapted_is_refused(tmp_path: Path) -> None:
     model = with_adapters(base(), "ms")
-    with pytest.raises(InputError, match="already; begin from one that has not"):
+    with pytest.raises(InputError, match="the model has lora already"):
         adapted(model, mome=MomeSettings())
-    with pytest.raises(InputError, match="one of them, or neither"):
-        adapted(base(), mome=MomeSettings(), lora=LoraSettings(4, 4))
-    with pytest.raises(InputError, match="is in one of the two models only"):
-        adapted(base(), projector_norm=True)
+    with pytest.raises(InputError, match="has LoRA branches already"):
+        adapted(model, lora=LoraSettings(4, 4))
+    with pytest.raises(InputError, match="audio rate 8 is to be trained, but"):
+        adapted(model, audio_rates=(8,))
+    with pytest.raises(InputError, match="and none that knows them all"):
+        adapted(model, projectors="shared")

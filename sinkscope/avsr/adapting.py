@@ -1,72 +1,124 @@
-"""A model of other adapters on the weights of a trained one.
+"""Gives a trained model what it is to be fine-tuned with: rates, projectors, branches, experts.
 
 Example:
     >>> one = adapted(model, projectors="per_rate", mome=MomeSettings())   # doctest: +SKIP
 """
 
-import re
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor
+from torch import nn
 
-from sinkscope.avsr.config import AvsrConfig
-from sinkscope.avsr.lora_names import peft_name
+from sinkscope.avsr.config import LoraSettings
+from sinkscope.avsr.lora import attach_lora
+from sinkscope.avsr.lora_schemes import all_adapters, ties_rate
 from sinkscope.avsr.model import LlamaAvsr
+from sinkscope.avsr.mome import MomeSettings, add_mixtures
+from sinkscope.avsr.projector import Projector
 from sinkscope.errors import InputError
 
-__all__ = ["adapted"]
+__all__ = ["adapt", "adapted"]
 
 
 def adapted(model: LlamaAvsr, **changes: Any) -> LlamaAvsr:
-    """A new model with fresh LoRA branches, mixtures of experts or projectors a rate.
+    """A copy of a model with fresh branches, experts or projectors; see `adapt`."""
+    return adapt(deepcopy(model), **changes)
 
-    Encoders and LLM hold copies of the given model's weights. Projectors of one rate each begin as
-    copies of the shared one, and so hear what it heard. Fresh branches and mixtures change nothing
-    at first; they, and they alone of the LLM, are left to be trained.
+
+def adapt(
+    model: LlamaAvsr,
+    *,
+    lora: LoraSettings | None = None,
+    mome: MomeSettings | None = None,
+    projectors: str | None = None,
+    audio_rates: tuple[int, ...] | None = None,
+    video_rates: tuple[int, ...] | None = None,
+) -> LlamaAvsr:
+    """Give a model fresh branches, experts or projectors, in place.
+
+    Projectors of one rate each begin as copies of the shared one, and so hear what it heard (where
+    frames are stacked they differ in width, and are drawn). Fresh branches and experts change
+    nothing at first; of the LLM, they alone are left to be trained.
 
     Args:
-        model: without branches and mixtures.
-        changes: fields of its configuration: ``lora``, ``mome``, ``projectors``, ``audio_rates``,
-            ``video_rates``.
+        model: what is changed.
+        lora: of fresh branches.
+        mome: of fresh experts.
+        projectors: ``"per_rate"`` or ``"shared"``; None leaves them.
+        audio_rates: of the model from now on, the first one its default; None leaves them. A model
+            that has parts of its own for a rate keeps that rate.
+        video_rates: the same for video, and for the one sequence of a joint encoder.
+
+    Returns:
+        The model that was given.
 
     Raises:
-        InputError: the model has branches or mixtures, or a projector a rate; or a change that its
-            weights do not allow.
+        InputError: it has branches or experts already, or no projector or branch for a rate.
     """
-    old = model.config
-    if old.lora is not None or old.mome is not None or old.projectors == "per_rate":
-        raise InputError(
-            "adapted: the model has LoRA branches, mixtures of experts or a projector a rate "
-            "already; begin from one that has not."
-        )
-    new = replace(old, **changes)
-    if old.compression == "stack" and new.projectors == "per_rate":
-        raise InputError(
-            "adapted: projectors of stacked frames differ in width from rate to rate, so one is no "
-            "copy of another; build a new model and train its projectors."
-        )
-    found = LlamaAvsr(new, model.tokenizer)
-    state: dict[str, Tensor] = {
-        own: value for name, value in model.state_dict().items() for own in _names(name, new)
-    }
-    lacking = set(state) - set(found.state_dict())
-    fresh = set(found.state_dict()) - set(state)
-    odd = lacking | {name for name in fresh if not re.search(r"\.(lora_[AB]|mome)\.", name)}
-    if odd:
-        raise InputError(f"adapted: {min(odd)} is in one of the two models only; change less.")
-    found.load_state_dict(state, strict=False)
-    found.llm.set_attn_implementation(model.llm.config._attn_implementation or "eager")
-    weight = next(model.parameters())
-    return found.to(device=weight.device, dtype=weight.dtype)
+    _give_projectors(model, projectors, {"audio": audio_rates, "video": video_rates})
+    if lora is not None:
+        _refuse_both(model, "lora", "mome")
+        attach_lora(model.llm, lora, adapters=all_adapters(lora, model.config))
+        model.config = replace(model.config, lora=lora)
+    if mome is not None:
+        _refuse_both(model, "mome", "lora")
+        add_mixtures(model.llm, mome)
+        model.config = replace(model.config, mome=mome)
+    return model
 
 
-def _names(name: str, config: AvsrConfig) -> list[str]:
-    """What a weight is called in the new model; a projector's, once for each rate."""
-    part, _, rest = name.partition(".")
-    if part == "llm" and config.lora is not None:
-        return [f"llm.{peft_name(rest)}"]
-    if part.endswith("_projector") and config.projectors == "per_rate":
-        rates = config.rates(part.removesuffix("_projector"))
-        return [f"{part}.{rate}.{rest}" for rate in rates]
-    return [name]
+def _give_projectors(
+    model: LlamaAvsr, kind: str | None, asked: dict[str, tuple[int, ...] | None]
+) -> None:
+    before = model.config
+    given = {name: asked.get(name, asked["video"]) for name in before.streams}
+    rates = {name: tuple(dict.fromkeys(own)) for name, own in given.items() if own}
+    if before.projectors == "per_rate" and kind == "shared":
+        raise InputError(
+            "projectors is 'shared', but the model has a projector for each rate, and none that "
+            "knows them all; leave projectors out."
+        )
+    for name, own in rates.items():
+        if before.projectors == "per_rate" or ties_rate(before.lora, name):
+            rates[name] = _with_others(name, own, before.rates(name))
+    per_rate = "per_rate" in (before.projectors, kind)
+    changed: dict[str, Any] = {f"{name}_rates": own for name, own in rates.items()}
+    model.config = replace(before, projectors="per_rate" if per_rate else "shared", **changed)
+    if per_rate and before.projectors == "shared":
+        for name in before.streams:
+            setattr(model, f"{name}_projector", _copies(model, name))
+
+
+def _with_others(stream: str, asked: tuple[int, ...], known: tuple[int, ...]) -> tuple[int, ...]:
+    """The rates that are asked for, then the others that the model has parts of its own for."""
+    for rate in asked:
+        if rate not in known:
+            raise InputError(
+                f"{stream} rate {rate} is to be trained, but the model has projectors or branches "
+                f"of its own for {', '.join(map(str, known))} alone; choose among these."
+            )
+    return tuple(dict.fromkeys((*asked, *known)))
+
+
+def _copies(model: LlamaAvsr, stream: str) -> nn.ModuleDict:
+    """A projector for each rate: copies of the shared one, or fresh where its width differs."""
+    shared: Any = getattr(model, f"{stream}_projector")
+    config, made = model.config, {}
+    for rate in config.rates(stream):
+        width = model.encoder(stream).width * (rate if config.compression == "stack" else 1)
+        if width == shared[0].in_features:
+            made[str(rate)] = deepcopy(shared)
+            continue
+        norm = config.ends_in_norm(stream)
+        fresh = Projector(width, config.projector_width, config.hidden_size, norm=norm)
+        made[str(rate)] = fresh.to(shared[0].weight)
+    return nn.ModuleDict(made)
+
+
+def _refuse_both(model: LlamaAvsr, new: str, there: str) -> None:
+    if getattr(model.config, there) is not None:
+        raise InputError(
+            f"{new} is given, but the model has {there} already, and an LLM has one of them; leave "
+            f"{new} out, or choose a model without {there}."
+        )
