@@ -5,7 +5,7 @@ Trains whatever is not trained yet, measures what is not measured, and writes th
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from sinkscope.experiments.decorrelation.__main__ import prepare
@@ -20,7 +20,7 @@ from sinkscope.experiments.matryoshka.running import (
     run_hearing,
 )
 
-__all__ = ["arms_of", "main"]
+__all__ = ["arms_of", "longer_arms", "main"]
 
 
 def arms_of(
@@ -34,6 +34,16 @@ def arms_of(
         for own in (0.0, weight)
     ]
     return sorted(arms, key=lambda arm: arm.system == "ss")
+
+
+def longer_arms(arms: Sequence[Arm]) -> list[Arm]:
+    """The arms that are trained longer, to see what more steps would change: one seed, no loss."""
+    first = min(arm.seed for arm in arms)
+    return [
+        replace(arm, longer=True)
+        for arm in arms
+        if (arm.seed, arm.weight) == (first, 0) and arm.system in ("ms", "mome")
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -54,12 +64,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     weight, rates = best_weight(table), best_rates(table)
     arms = arms_of(given.seeds, rates, weight, list(SYSTEMS))
     run_arms(out, arms, sizes, workers=workers)
+    longer = longer_arms(arms)
+    run_arms(out, longer, sizes, workers=workers)
     base, tuned = (
         [arm for arm in arms if arm.system == "mome" and (arm.weight > 0) is with_loss]
         for with_loss in (False, True)
     )
     run_experts(out, base, tuned, sizes, workers=workers)
-    write_report(out, given.report or out / "report", arms=arms, table=table, sizes=sizes)
+    write_report(
+        out, given.report or out / "report", arms=[*arms, *longer], table=table, sizes=sizes
+    )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ model) and once trained without and with the loss, on the same test clips, both 
 pair of rates.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -22,6 +22,7 @@ from sinkscope.avsr.model import LlamaAvsr
 from sinkscope.experiments.decorrelation.measuring import subject_of
 from sinkscope.experiments.matryoshka.plan import SETTINGS, Arm
 from sinkscope.probes.rates import record_rates
+from sinkscope.record import Record
 
 __all__ = ["PAIRS", "TABLES", "folder_of_experts", "look_at_experts", "read_experts", "sides_of"]
 
@@ -48,7 +49,7 @@ def look_at_experts(model: LlamaAvsr, clips: Sequence[Clip], folder: Path) -> No
     tables = {
         "usage": usage_across_rates(records),
         "balance": expert_balance(first),
-        "sink_experts": sink_experts(first, find_sinks(first)),
+        "sink_experts": _sink_experts(records),
         "sink_share": sink_share(records, sinks),
         "agreement": sink_agreement(records, sinks),
         "similarity": rate_similarity(first, records[PAIRS[-1]]),
@@ -56,6 +57,18 @@ def look_at_experts(model: LlamaAvsr, clips: Sequence[Clip], folder: Path) -> No
     for name in TABLES:
         tables[name].to_csv(folder / f"{name}.new", index=False)
         (folder / f"{name}.new").replace(folder / f"{name}.csv")
+
+
+def _sink_experts(records: Mapping[tuple[int, int], Record]) -> pd.DataFrame:
+    """What `sink_experts` says at the lowest and the highest rates."""
+    parts = []
+    for pair in (PAIRS[0], PAIRS[-1]):
+        found = sink_experts(records[pair], find_sinks(records[pair]))
+        found.attrs = {}
+        found.insert(0, "audio_rate", pair[0])
+        found.insert(1, "video_rate", pair[1])
+        parts.append(found)
+    return pd.concat(parts, ignore_index=True)
 
 
 def read_experts(out: Path, seeds: Sequence[int], sides: Sequence[str], table: str) -> pd.DataFrame:

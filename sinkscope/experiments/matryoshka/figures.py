@@ -1,13 +1,14 @@
 """The figures of the experiment's report. Depends on matplotlib and the results."""
 
 from collections.abc import Sequence
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from sinkscope.experiments.decorrelation.results import NUMBERS
 from sinkscope.experiments.matryoshka.plan import SYSTEMS, TASKS
@@ -125,7 +126,7 @@ def number_dots(numbers: pd.DataFrame) -> Figure:
     means: pd.DataFrame = numbers.pivot_table(["without", "with"], ["system", "number"])
     with plt.rc_context(STYLE):
         figure, panels = plt.subplots(
-            2, (len(shown) + 1) // 2, figsize=(9.2, 4.4), sharey=True, layout="constrained"
+            2, (len(shown) + 1) // 2, figsize=(9.2, 4.8), sharey=True, layout="constrained"
         )
         for axes, number in zip(panels.flat, shown, strict=False):
             for place, system in enumerate(reversed(systems)):
@@ -135,9 +136,10 @@ def number_dots(numbers: pd.DataFrame) -> Figure:
                 axes.plot(after, place, "D", ms=5, color=COLORS[system], mfc="white")
             axes.set_yticks(range(len(systems)), [SHORT[name] for name in reversed(systems)])
             axes.set_ylim(-0.6, len(systems) - 0.4)
-            axes.set_xlim(left=0)
-            axes.margins(x=0.12)
-            axes.set_title(NUMBERS[number], fontsize=8.5)
+            top = max(float(means.xs(number, level="number").to_numpy().max()), 1e-3)
+            axes.set_xlim(-0.05 * top, 1.12 * top)
+            axes.xaxis.set_major_locator(MaxNLocator(4))
+            axes.set_title(fill(NUMBERS[number], 26), fontsize=8.5)
             axes.grid(axis="x", color=GRID, lw=0.8)
         for axes in list(panels.flat)[len(shown) :]:
             axes.axis("off")
@@ -165,7 +167,7 @@ def usage_dots(usage: pd.DataFrame) -> Figure:
         for axes, segment in zip(panels[0], segments, strict=True):
             for place, side in enumerate(reversed(sides)):
                 own = usage.loc[(usage["side"] == side) & (usage["segment"] == segment)]
-                lines = place + np.linspace(-0.2, 0.2, len(own))
+                lines = place + (np.arange(len(own)) - (len(own) - 1) / 2) * 0.2
                 for name, (color, marker) in BETWEEN.items():
                     axes.errorbar(
                         own[name],
@@ -181,6 +183,7 @@ def usage_dots(usage: pd.DataFrame) -> Figure:
                     axes.plot([x, x], [y - 0.09, y + 0.09], color="black", lw=1.2)
             axes.set_yticks(range(len(sides)), [SIDE_NAMES[side] for side in reversed(sides)])
             axes.set_xlim(0, 1)
+            axes.set_ylim(-0.5, len(sides) - 0.5)
             axes.set_title(f"{segment} tokens")
             axes.grid(axis="x", color=GRID, lw=0.8)
         handles, names = panels[0][0].get_legend_handles_labels()

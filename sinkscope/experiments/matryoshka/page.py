@@ -38,6 +38,8 @@ def page_of(tables: Mapping[str, pd.DataFrame], told: Mapping[str, Any]) -> str:
         help=_help(_records(tables["help"])),
         more_said=_counted(_records(tables["help"]), "more"),
         numbers=_numbers(tables["numbers"]),
+        long_steps=told["sizes"]["longer"],
+        longer=_longer(_records(tables["longer"])),
         sweep=_sweep(_records(tables["sweep"])),
         usage=_usage(tables["experts_usage"]),
         balance=_balance(tables["experts_balance"]),
@@ -134,6 +136,21 @@ def _numbers(numbers: pd.DataFrame) -> str:
     return _table(("system", "mean over settings", "without", "with"), rows)
 
 
+def _longer(rows: Sequence[Row]) -> str:
+    """A row a setting, two columns a system."""
+    if not rows:
+        return "Not run."
+    names = list(dict.fromkeys(row["system"] for row in rows))
+    settings: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        cells = (f"{100 * row['longer']:.1f}", _points(row, "difference"))
+        settings.setdefault(_setting(row), []).extend(cells)
+    head = [cell for name in names for cell in (f"{SYSTEMS[name]}, %", "change")]
+    return _table(
+        ("task", "rates", *head), [_row(*setting, *cells) for setting, cells in settings.items()]
+    )
+
+
 def _sweep(rows: Sequence[Row]) -> str:
     body = [
         _row(
@@ -183,6 +200,7 @@ def _sink_experts(table: pd.DataFrame) -> str:
         _row(
             row["side"],
             row["seed"],
+            f"{row['audio_rate']}, {row['video_rate']}",
             row["layer"],
             row["segment"],
             row["sinks"],
@@ -192,7 +210,7 @@ def _sink_experts(table: pd.DataFrame) -> str:
         )
         for row in _records(table)
     ]
-    head = ("", "seed", "layer", "sinks on", "how many", "get one expert")
+    head = ("", "seed", "rates", "layer", "sinks on", "how many", "get one expert")
     return _table((*head, "others of the segment", "any others"), rows)
 
 

@@ -97,6 +97,7 @@ class Sizes:
         batch: utterances a step.
         looked_at: test utterances whose sinks are looked for.
         sweep: steps of the runs that choose learning rates and weight.
+        longer: steps of the arms that are trained longer.
     """
 
     hearing: int = 1500
@@ -104,6 +105,7 @@ class Sizes:
     batch: int = 10
     looked_at: int = 12
     sweep: int = 60
+    longer: int = 480
 
 
 @dataclass(frozen=True)
@@ -115,17 +117,20 @@ class Arm:
         system: one of `SYSTEMS`.
         weight: of the decorrelation loss; 0 leaves it out.
         learning_rate: its highest value.
+        longer: whether it is one that is trained longer.
     """
 
     seed: int
     system: str
     weight: float | int = 0.0
     learning_rate: float | int = 4e-3
+    longer: bool = False
 
     @property
     def name(self) -> str:
         """The folder of the arm."""
-        return f"{self.system}-w{self.weight:g}-seed{self.seed}"
+        longer = "-longer" if self.longer else ""
+        return f"{self.system}-w{self.weight:g}{longer}-seed{self.seed}"
 
     @property
     def parts(self) -> list[Sequence[Setting]]:

@@ -18,6 +18,7 @@ from sinkscope.experiments.matryoshka.plan import SYSTEMS, Arm, Sizes
 from sinkscope.experiments.matryoshka.results import (
     Arms,
     help_table,
+    longer_table,
     number_table,
     system_table,
     wer_table,
@@ -49,6 +50,7 @@ def write_report(
         "systems": system_table(out, grouped),
         "help": help_table(out, grouped),
         "numbers": number_table(out, grouped),
+        "longer": longer_table(out, arms),
         "sweep": table,
         **{f"experts_{name}": read_experts(out, seeds, SIDES, name) for name in TABLES},
     }
@@ -71,7 +73,7 @@ def write_report(
 def _by_system(arms: Sequence[Arm]) -> Arms:
     found: dict[str, tuple[list[Arm], list[Arm]]] = {}
     for system in SYSTEMS:
-        own = [arm for arm in arms if arm.system == system]
+        own = [arm for arm in arms if arm.system == system and not arm.longer]
         if own:
             found[system] = (
                 [arm for arm in own if arm.weight == 0],

@@ -6,6 +6,7 @@ utterances at once, the same draws for everything that is compared.
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -22,6 +23,7 @@ __all__ = [
     "Arms",
     "combined",
     "help_table",
+    "longer_table",
     "number_table",
     "sample_of",
     "system_table",
@@ -138,6 +140,20 @@ def help_table(out: Path, arms: Arms) -> pd.DataFrame:
         for name, terms in {"lowest": low, "highest": high, "more": more}.items():
             row |= _ends(name, combined(terms))
         rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def longer_table(out: Path, arms: Sequence[Arm]) -> pd.DataFrame:
+    """Word error rates of the arms that were trained longer, and what the steps changed."""
+    rows = []
+    for arm, setting in product([arm for arm in arms if arm.longer], SETTINGS):
+        own = sample_of(out, [arm], setting)
+        short = sample_of(out, [replace(arm, longer=False)], setting)
+        if own is None or short is None:
+            continue
+        row = {"system": arm.system, "seed": arm.seed, **_named(setting)}
+        row |= _ends("longer", combined([(1.0, own)]))
+        rows.append(row | _ends("difference", combined([(1.0, own), (-1.0, short)])))
     return pd.DataFrame(rows)
 
 

@@ -160,7 +160,8 @@ def _sweep_one(out: Path, sizes: Sizes, arm: Arm) -> None:
 
 
 def _recipe(arm: Arm, sizes: Sizes) -> Recipe:
-    return Recipe(sizes.steps, sizes.batch, arm.learning_rate, arm.weight, seed=arm.seed)
+    steps = sizes.longer if arm.longer else sizes.steps
+    return Recipe(steps, sizes.batch, arm.learning_rate, arm.weight, seed=arm.seed)
 
 
 def _do_part(out: Path, sizes: Sizes, job: tuple[Arm, int]) -> None:
