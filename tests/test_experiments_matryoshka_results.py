@@ -1,5 +1,6 @@
 """Tables, figures and page of the many-rates experiment, from results that are made up here."""
 
+import ctypes
 import json
 from pathlib import Path
 
@@ -7,7 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sinkscope.experiments import tiny_avsr
+from sinkscope.experiments.decorrelation import __main__ as decorrelation
 from sinkscope.experiments.decorrelation.results import NUMBERS, Sample, difference
+from sinkscope.experiments.matryoshka import __main__ as command
 from sinkscope.experiments.matryoshka import figures
 from sinkscope.experiments.matryoshka.__main__ import arms_of
 from sinkscope.experiments.matryoshka.plan import SETTINGS, SYSTEMS, Arm, Setting
@@ -20,6 +24,8 @@ from sinkscope.experiments.matryoshka.results import (
     wer_table,
 )
 from sinkscope.experiments.matryoshka.running import best_rates, best_weight, folder_of
+from sinkscope.experiments.tiny_encoders import Plan
+from sinkscope.experiments.tiny_lm import Pretraining
 
 UTTERANCES, WORDS, SEEDS = 40, 10, (0, 1, 2)
 
@@ -136,3 +142,34 @@ def test_figures_show_every_system(out: Path, arms: Arms) -> None:
     assert any(np.allclose(line.get_ydata(), own) for line in points)
     assert len(figures.help_dots(wer).axes) == len(SYSTEMS)
     assert len([axes for axes in figures.number_dots(numbers).axes if axes.has_data()]) == 7
+
+
+@pytest.mark.slow
+def test_the_whole_chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        ctypes.CDLL("libespeak-ng.so.1")
+    except OSError:
+        pytest.skip("espeak-ng's library is not installed (Debian: libespeak-ng1)")
+    monkeypatch.setattr(tiny_avsr, "SIZES", {"dev": 40, "test": 20, "train": 100})
+    monkeypatch.setattr(decorrelation, "Plan", lambda stream: Plan(stream, steps=3, batch=4))
+    monkeypatch.setattr(decorrelation, "Pretraining", lambda seed: Pretraining(steps=4, seed=seed))
+    report = tmp_path / "report"
+    sizes = {"hearing": 2, "steps": 2, "batch": 2, "looked-at": 2, "sweep": 2, "longer": 3}
+    arguments = [str(tmp_path / "out"), "--report", str(report), "--seeds", "0"]
+    arguments += [word for name, size in sizes.items() for word in (f"--{name}", str(size))]
+    command.main(arguments)
+    page = (report / "README.md").read_text()
+    assert "{" not in page
+    assert "| MoME |" in page
+    assert len(pd.read_csv(report / "wer.csv")) == len(SYSTEMS) * len(SETTINGS)
+    assert len(pd.read_csv(report / "longer.csv")) == 2 * len(SETTINGS)
+    assert set(pd.read_csv(report / "experts_usage.csv")["side"]) == {
+        "untrained",
+        "without",
+        "with",
+    }
+    for name in ("wer", "help", "numbers", "experts"):
+        assert (report / f"{name}.png").stat().st_size > 10_000
+    first = (report / "wer.csv").read_text()
+    command.main(arguments)
+    assert (report / "wer.csv").read_text() == first
