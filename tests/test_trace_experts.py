@@ -64,7 +64,7 @@ def test_what_experts_are_beside_must_be_known() -> None:
     trace = traced("llama", "mlp")
     trace = without(trace)
     trace.provenance["mome"] = None
-    with pytest.raises(SiteError, match="mome.placement is None"):
+    with pytest.raises(SiteError, match=r"mome\.placement is None"):
         ss.trace_origin(trace)
 
 

@@ -79,10 +79,10 @@ def trace_origin(
         lasts to the end), ``neuron`` and ``neuron_share`` (the first of the ranking), ``n_half``
         (neurons that explain half).
         ``neurons`` and ``removals``: ``TABLE_COLUMNS``, ``feature``, ``rank``, ``neuron``,
-        ``contribution``, ``share`` (of what the MLP added without experts), ``cumulative``, ``weight``, ``gate``,
-        ``up``, ``act``, and the medians over the other traced tokens ``gate_others``,
-        ``up_others``, ``act_others``, with ``same_gate_sign`` (share of the others whose gate has
-        the same sign).
+        ``contribution``, ``share`` (of what the MLP added without experts), ``cumulative``,
+        ``weight``, ``gate``, ``up``, ``act``, and the medians over the other traced tokens
+        ``gate_others``, ``up_others``, ``act_others``, with ``same_gate_sign`` (share of the
+        others whose gate has the same sign).
 
     Raises:
         InputError: a number is out of range.

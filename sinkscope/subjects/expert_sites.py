@@ -1,4 +1,4 @@
-"""Sites of a mixture of experts (MoME) beside a block: what its router says, chooses, and what it adds.
+"""Sites of a mixture of experts (MoME) beside a block: router, gates, and what it adds.
 
 A mixture adds to the output of the part that it is parallel to. So what ``attn_out`` or
 ``mlp_out`` reads is the sum, with what the experts add; beside a whole layer neither holds it, and
