@@ -102,17 +102,14 @@ def _parts(
     """One condition for each whole part of a layer."""
     from sinkscope.interventions.knock_out import knock_out
 
-    return {
-        **{f"no MLP {layer}": knock_out(layers=layer, part="mlp") for layer in mlp or ()},
-        **{
-            f"no attention {layer}": knock_out(layers=layer, part="attention")
-            for layer in attention or ()
-        },
-        **{
-            f"no experts {layer}": knock_out(layers=layer, part="experts")
-            for layer in mixture or ()
-        },
-    }
+    edits: dict[str, AnyEdit] = {}
+    for layer in mlp or ():
+        edits[f"no MLP {layer}"] = knock_out(layers=layer, part="mlp")
+    for layer in attention or ():
+        edits[f"no attention {layer}"] = knock_out(layers=layer, part="attention")
+    for layer in mixture or ():
+        edits[f"no experts {layer}"] = knock_out(layers=layer, part="experts")
+    return edits
 
 
 def _edits(
