@@ -181,7 +181,7 @@ def renamed(old: str, new: str) -> Callable[[dict[str, Tensor]], dict[str, Tenso
          "There are 2 video projectors, one for each rate, and 1 rate was said (2)"),
         (PLAIN, unchanged, {"video_rate": 2}, "Both --video-rate and --video-rates were given"),
         (PLAIN, unchanged, {"audio_rates": (4, 4)}, "give each rate once"),
-        (PLAIN, unchanged, {"compression": "stack"}, "take one frame each, and --compression is stack"),
+        (PLAIN, unchanged, {"compression": "stack"}, "take one frame each, and --compression"),
         (PLAIN, without("audio_proj.0."), {}, "numbered 1, not from 0 on"),
         (PLAIN, without("audio_proj.1.2.bias"), {}, "missing audio_proj.1.2.bias"),
         (PLAIN, renamed("video_proj.0.", "video_proj."), {}, "numbered 1, not from 0 on"),

@@ -26,13 +26,14 @@ __all__ = ["arms_of", "main"]
 def arms_of(
     seeds: Sequence[int], rates: dict[str, float], weight: float | int, systems: Sequence[str]
 ) -> list[Arm]:
-    """Every system of every seed, without the loss and with it, a seed after the other."""
-    return [
+    """Every system of every seed, without the loss and with it; the largest system comes last."""
+    arms = [
         Arm(seed, system, own, rates["mome" if system == "mome" else "ms"])
         for seed in seeds
         for system in systems
         for own in (0.0, weight)
     ]
+    return sorted(arms, key=lambda arm: arm.system == "ss")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
