@@ -26,8 +26,8 @@ CONDITIONS: dict[str, str] = {
     "zero at random tokens": "the same features of as many ordinary tokens set to 0, there",
     "silence neurons": "the neurons that write them set to 0, at every token",
     "silence random neurons": "as many other neurons of the same layers set to 0, at every token",
-    "silence experts": "what the mixtures of experts add in the blocks where experts write them set "
-    "to 0, at every token",
+    "silence experts": "what experts add set to 0 in the blocks where they write them, at every "
+    "token",
     "silence other experts": "the same in as many other blocks",
     "turn sinks away": "sinks and massive tokens but the reference turned to the mean direction of "
     "the ordinary tokens, entering the block of birth",
@@ -117,8 +117,7 @@ def _of_experts(found: Findings, draw: Draws) -> dict[str, list[Edit]]:
     chosen = sorted(set(births.loc[births["part"] == "experts", "layer"].tolist()))
     if not chosen:
         return {}
-    layers = [layer for layer in range(found.subject.anatomy.n_layers) if layer not in chosen]
-    others = draw.some(layers, len(chosen))
+    others = draw.other_experts(chosen)
     conditions: dict[str, list[Edit]] = {
         "silence experts": [Zero(site="expert_out", layers=chosen)]
     }
