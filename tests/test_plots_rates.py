@@ -160,3 +160,8 @@ def test_the_subtitle_runs_over_all_panels() -> None:
     many = {(rate, 2): USAGE[FINE] for rate in range(1, 9)}
     ax = ss.plots.expert_usage(many)
     assert any(t.get_text().startswith("rates (1, 2):\n") for t in ax.texts)
+    ax.figure.canvas.draw()
+    widths = [one.get_position().width for one in ax.figure.axes if one.images]
+    assert min(widths) > 0.8 * max(widths)
+    gaps = np.diff([one.get_position().x0 for one in ax.figure.axes if one.images])
+    assert gaps.max() < 1.3 * gaps.min()

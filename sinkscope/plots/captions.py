@@ -77,7 +77,7 @@ def entitle(ax: Axes, title: str, *subtitle: str, above: float | int = 0, panels
     width = panels * ax.get_window_extent().width * 72 / ax.figure.dpi
     words = " · ".join(part for part in subtitle if part)
     lines = textwrap.wrap(words, max(30, int(1.12 * width / 3.8)), break_long_words=False)
-    ax.annotate(
+    small = ax.annotate(
         "\n".join(lines),
         (0, 1),
         (0, above + 5),
@@ -90,4 +90,5 @@ def entitle(ax: Axes, title: str, *subtitle: str, above: float | int = 0, panels
         annotation_clip=False,
         linespacing=1.25,
     )
+    small.set_in_layout(panels == 1)  # the title's pad leaves its height; its width is the others'
     ax.set_title(title, loc="left", pad=above + 9 + 10.5 * len(lines))
