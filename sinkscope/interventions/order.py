@@ -57,8 +57,9 @@ class _Chain:
             self.handle = module.register_forward_hook(
                 lambda _, __, output: self.run(output), prepend=True
             )
+            hooks: Any = module._forward_hooks
             for number in reversed(adding_hooks(module)):
-                module._forward_hooks.move_to_end(number, last=False)
+                hooks.move_to_end(number, last=False)
 
     def leave(self, change: Change) -> None:
         self.changes.remove(change)
