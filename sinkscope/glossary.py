@@ -78,6 +78,11 @@ SITES: dict[str, Site] = {
         ("sample", "token", "expert"),
         "",
     ),
+    "expert_gates": Site(
+        "what every routed expert of a mixture is multiplied by; 0 for those that were not chosen",
+        ("sample", "token", "expert"),
+        "",
+    ),
     "expert_out": Site(
         "what a mixture of experts adds to the residual stream: a part of attn_out or mlp_out, or "
         "apart from both where the mixture is beside the whole block",

@@ -14,6 +14,7 @@ from matplotlib.colors import to_rgb
 
 import sinkscope as ss
 from sinkscope.errors import InputError
+from sinkscope.layout import TokenLayout
 from sinkscope.plots.style import ACCENT
 from tests.planted_rates import rate_record
 from tests.test_analysis_words_rates import routed
@@ -131,3 +132,36 @@ def test_wrong_tables_are_refused() -> None:
         ss.plots.usage_distances(DISTANCES, segment="text")
     with pytest.raises(InputError, match="sinks_by_rate returned"):
         ss.plots.sinks_by_rate(RECORDS, DISTANCES)
+
+
+def test_tokens_of_one_label_are_told_apart() -> None:
+    """Two delimiters that are called alike: one is a sink at the fine pair, one at the coarse."""
+    records, wanted = {}, {FINE: "<audio>", COARSE: "<video>"}
+    for pair, label in wanted.items():
+        one = rate_record(pair, clips=1, sinks=(label,))
+        layout = one.layouts[0]
+        labels = ["<m>" if name in wanted.values() else name for name in layout.labels]
+        alike = TokenLayout.of(layout.segments, labels, seconds=layout.seconds)
+        variables = {name: one[name] for name in one if name != "length"}
+        said = {k: v for k, v in one.provenance.items() if k != "schema_version"}
+        records[pair] = ss.Record.of(variables, [alike], said, clips=one.clips)
+    ax = ss.plots.sinks_by_rate(records, ss.sinks_by_rate(records))
+    strip = next(one for one in ax.figure.axes if one.get_title() == "without seconds")
+    words = [tick.get_text() for tick in strip.get_xticklabels()]
+    assert words == ["<m>", "<m> (2)"]
+    filled = [to_rgb(dot.get_markerfacecolor()) == to_rgb(ACCENT) for dot in strip.lines]
+    assert filled == [True, False, False, True]
+
+
+def test_the_subtitle_runs_over_all_panels() -> None:
+    """Two narrow panels hold it in one line; beside more panels their names take two."""
+    ax = ss.plots.expert_usage(USAGE)
+    assert "\n" not in next(t.get_text() for t in ax.texts if "routed experts" in t.get_text())
+    many = {(rate, 2): USAGE[FINE] for rate in range(1, 9)}
+    ax = ss.plots.expert_usage(many)
+    assert any(t.get_text().startswith("rates (1, 2):\n") for t in ax.texts)
+    ax.figure.canvas.draw()
+    widths = [one.get_position().width for one in ax.figure.axes if one.images]
+    assert min(widths) > 0.8 * max(widths)
+    gaps = np.diff([one.get_position().x0 for one in ax.figure.axes if one.images])
+    assert gaps.max() < 1.3 * gaps.min()

@@ -106,7 +106,8 @@ def life(values: list[float], limit: float = 10.0) -> dict[str, object]:
     """The life of a value that enters with the first and leaves each block with the next."""
     before, after = np.array(values[:-1]), np.array(values[1:])
     path = {"resid_pre": before, "resid_post": after}
-    path |= {"attn_out": np.zeros(len(after)), "mlp_out": after - before}
+    added = {"attention": np.zeros(len(after)), "mlp": after - before}
+    path |= added | {"attn_out": added["attention"], "mlp_out": added["mlp"]}
     return _life(path, np.full(len(after), limit), limit)
 
 

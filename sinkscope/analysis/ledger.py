@@ -1,7 +1,9 @@
-"""The residual stream's book: what each block found, what its two parts added, what it left.
+"""The residual stream's book: what each block found, what its parts added, what it left.
 
-Depends on record. ``resid_post = resid_pre + attn_out + mlp_out``: whatever is missing from that is
-an error of reading, and is shown.
+Depends on record. ``resid_post = resid_pre + attention + mlp + experts``: whatever is missing from
+that is an error of reading, and is shown. Experts are those of a mixture (MoME, arXiv 2510.04136).
+Beside the attention or the MLP, what they add is in ``attn_out`` or ``mlp_out`` too, and is taken
+out of it here, so that every part is counted once.
 """
 
 from collections.abc import Mapping
@@ -14,9 +16,12 @@ from sinkscope.analysis.tables import layers_of, token_table
 from sinkscope.errors import SiteError
 from sinkscope.record import Record
 
-__all__ = ["Ledger", "residual_ledger"]
+__all__ = ["PARTS", "Ledger", "experts_beside", "residual_ledger"]
 
 _SITES = ("resid_pre", "attn_out", "mlp_out", "resid_post")
+_EXPERTS = "expert_out"
+PARTS = {"mlp": "mlp_out", "attention": "attn_out", "experts": _EXPERTS}
+"""The parts of a block, and the site where each is read."""
 _TOLERANCE = {"float64": 1e-9, "float32": 1e-4}
 _HALF_TOLERANCE = 3e-2
 
@@ -28,10 +33,11 @@ class Ledger:
     Attributes:
         trace: where it is from.
         values: by site, ``[sample, layer, place, feature]``, float64; NaN where a sample has fewer
-            places.
+            places; ``expert_out`` only where there are mixtures of experts.
         found: which ``[sample, place, feature]`` a table named, as opposed to ordinary tokens.
         features: number of the feature at each place of its axis.
         layers: number of the layer at each place of its axis.
+        beside: what the experts are beside: "attention", "mlp" or "layer"; "" without experts.
     """
 
     trace: Record
@@ -39,16 +45,26 @@ class Ledger:
     found: np.ndarray
     features: list[int]
     layers: list[int]
+    beside: str = ""
 
     def path(self, sample: int, place: int, feature: int) -> dict[str, np.ndarray]:
         """The values of one feature of one token over the layers, by site."""
-        return {site: values[sample, :, place, feature] for site, values in self.values.items()}
+        every = {**self.values, **self.parts}
+        return {name: values[sample, :, place, feature] for name, values in every.items()}
+
+    @property
+    def parts(self) -> dict[str, np.ndarray]:
+        """What "mlp", "attention" and, where there are any, "experts" add, each by itself."""
+        added = {part: self.values[site] for part, site in PARTS.items() if site in self.values}
+        if self.beside in added:
+            added[self.beside] = added[self.beside] - added["experts"]
+        return added
 
     @property
     def unexplained(self) -> np.ndarray:
-        """What is left of a block's change when both parts are taken away."""
-        v = self.values
-        return v["resid_post"] - v["resid_pre"] - v["attn_out"] - v["mlp_out"]
+        """What is left of a block's change when all its parts are taken away."""
+        change = self.values["resid_post"] - self.values["resid_pre"]
+        return change - sum(self.parts.values())
 
     def relative_error(self) -> float:
         """The largest unexplained change, relative to the largest value of its token."""
@@ -68,13 +84,20 @@ class Ledger:
         if error > _TOLERANCE.get(dtype, _HALF_TOLERANCE):
             name = self.trace.provenance.get("subject", "this model")
             raise SiteError(
-                f"trace_origin: in {name} attention and MLP do not explain what a block changes "
+                f"trace_origin: in {name} {self._named()} do not explain what a block changes "
                 f"({error:.1%} of the largest value is missing): its blocks normalise or add "
                 "something else, or its stream was edited, so births have no author there."
             )
 
+    def _named(self) -> str:
+        return "attention, MLP and experts" if self.beside else "attention and MLP"
+
     def table(self) -> pd.DataFrame:
-        """One row a sample, traced token, feature and layer, with ``unexplained``."""
+        """One row a sample, traced token, feature and layer, with ``unexplained``.
+
+        ``attn_out`` and ``mlp_out`` are the sites; ``attrs["experts_beside"]`` says in which of
+        them ``expert_out`` is contained.
+        """
         present = np.isfinite(self.values["resid_post"])
         sample, layer, place, feature = cells = np.nonzero(present)
         token = self.trace["traced_token"].values[sample, place]
@@ -84,12 +107,20 @@ class Ledger:
             **{site: values[cells] for site, values in self.values.items()},
             "unexplained": self.unexplained[cells],
         }
-        attrs = {"table": "residual_ledger", "relative_error": self.relative_error()}
+        attrs = {
+            "table": "residual_ledger",
+            "relative_error": self.relative_error(),
+            "experts_beside": self.beside,
+        }
         return token_table(self.trace, (sample, layer, token), self.layers, columns, attrs=attrs)
 
 
 def residual_ledger(trace: Record) -> Ledger:
-    """The book of a trace."""
+    """The book of a trace.
+
+    Raises:
+        SiteError: it holds what experts add, but not what they are beside.
+    """
     axes = ("sample", "layer", "place", "feature")
     arrays = {site: trace[f"picked_{site}"].transpose(*axes) for site in _SITES}
     values = {site: array.values.astype(np.float64) for site, array in arrays.items()}
@@ -97,4 +128,25 @@ def residual_ledger(trace: Record) -> Ledger:
     layers = layers_of(arrays["resid_post"])
     real = np.isfinite(values["resid_post"]).all(axis=1)
     named = trace["is_found"].transpose("sample", "place", "feature").values.astype(bool) & real
-    return Ledger(trace, values, named, features, layers)
+    if f"picked_{_EXPERTS}" in trace:
+        own = trace[f"picked_{_EXPERTS}"].transpose(*axes).reindex(layer=layers)
+        added = np.nan_to_num(own.values.astype(np.float64))
+        values[_EXPERTS] = np.where(np.isfinite(values["resid_post"]), added, np.nan)
+    return Ledger(trace, values, named, features, layers, experts_beside(trace))
+
+
+def experts_beside(trace: Record) -> str:
+    """What the mixtures of experts of a trace's model are beside; "" where it has none.
+
+    Raises:
+        SiteError: the trace holds what experts add, and does not say it.
+    """
+    if f"picked_{_EXPERTS}" not in trace:
+        return ""
+    said = (trace.provenance.get("mome") or {}).get("placement")
+    if said not in ("attention", "mlp", "layer"):
+        raise SiteError(
+            "trace_origin: this trace does not say what its experts are beside "
+            f"(mome.placement is {said!r}); trace the model again."
+        )
+    return str(said)

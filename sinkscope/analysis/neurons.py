@@ -1,7 +1,8 @@
 """Which neurons write a feature of a token: ranked by what they add, never by their activation.
 
 Depends on record. A neuron with a huge activation may write nothing on the feature; a neuron's
-contribution is its activation times its weight to that feature.
+contribution is its activation times its weight to that feature. Experts beside an MLP are no part
+of what its neurons add.
 """
 
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from sinkscope.analysis.ledger import experts_beside
 from sinkscope.analysis.tables import layers_of, token_table
 from sinkscope.record import Record
 
@@ -76,7 +78,7 @@ class _Reader:
     def __init__(self, trace: Record) -> None:
         axes = ("sample", "layer", "place", "neuron")
         self.features = [int(f) for f in trace["picked_mlp_out"]["feature"].values]
-        self._mlp_out = trace["picked_mlp_out"]
+        self._mlp_out = _of_neurons(trace)
         self._inside = {
             name: trace[f"picked_mlp_{name}"].transpose(*axes)
             for name in ("gate", "up", "act")
@@ -150,6 +152,14 @@ class _Reader:
 
     def _width(self, layer: int) -> int | None:
         return None if self._weight is None else _at(self._weight, layer).shape[-1]
+
+
+def _of_neurons(trace: Record) -> xr.DataArray:
+    """What the MLPs add, without experts beside them."""
+    whole = trace["picked_mlp_out"]
+    if experts_beside(trace) != "mlp":
+        return whole
+    return whole - trace["picked_expert_out"].reindex_like(whole).fillna(0)
 
 
 def _at(array: xr.DataArray, layer: int, sample: int | None = None) -> np.ndarray:

@@ -1,7 +1,8 @@
 """trace_origin: where massive activations are born and removed, and which neurons write them.
 
 Depends on record. A block's output is what entered it, plus what its attention added, plus what its
-MLP added; so every change of a feature has an author. What an MLP adds to feature f at a token is
+MLP added, plus what a mixture of experts beside them added; so every change of a feature has an
+author. What an MLP adds to feature f at a token is
 ``scale * (bias[f] + sum over neurons of weight[f, n] * act[n])``, where ``scale`` is 1 but in
 families that normalise or multiply it before it is added. The first massive block of Sun et al.
 (arXiv 2402.17762) is the block of birth here.
@@ -15,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from sinkscope.analysis.criteria import massive_ratio
-from sinkscope.analysis.ledger import Ledger, residual_ledger
+from sinkscope.analysis.ledger import PARTS, Ledger, residual_ledger
 from sinkscope.analysis.neurons import rank_neurons
 from sinkscope.analysis.tables import check_number, token_table
 from sinkscope.errors import SiteError
@@ -69,22 +70,24 @@ def trace_origin(
         Tables. ``births``: ``TABLE_COLUMNS`` (``layer`` is the block of birth), ``kind`` ("bos" or
         "intermediate"), ``feature``, ``criterion``, ``peak`` and ``peak_layer`` (the largest
         value, signed), ``entering`` and ``leaving`` (the block of birth), ``attn_out`` and
-        ``mlp_out`` (what its parts added), ``part`` ("mlp", "attention", or "embedding", where the
-        value enters layer 0 with it), ``share`` (of the block's change, by that part),
+        ``mlp_out`` (what its parts added), ``expert_out`` (where there are mixtures of experts;
+        beside an attention or MLP it is contained in theirs), ``part`` ("mlp", "attention",
+        "experts", or "embedding", where the value enters layer 0 with it), ``share`` (of the
+        block's change, by that part; of an MLP or attention without the experts beside it),
         ``share_of_peak`` (of the peak, that leaves the block of birth), ``step_layer`` (the block
         that adds most), ``last_layer``, ``removed_layer`` and ``removed_by`` (empty where it
         lasts to the end), ``neuron`` and ``neuron_share`` (the first of the ranking), ``n_half``
         (neurons that explain half).
         ``neurons`` and ``removals``: ``TABLE_COLUMNS``, ``feature``, ``rank``, ``neuron``,
-        ``contribution``, ``share`` (of what the MLP added), ``cumulative``, ``weight``, ``gate``,
-        ``up``, ``act``, and the medians over the other traced tokens ``gate_others``,
-        ``up_others``, ``act_others``, with ``same_gate_sign`` (share of the others whose gate has
-        the same sign).
+        ``contribution``, ``share`` (of what the MLP added without experts), ``cumulative``,
+        ``weight``, ``gate``, ``up``, ``act``, and the medians over the other traced tokens
+        ``gate_others``, ``up_others``, ``act_others``, with ``same_gate_sign`` (share of the
+        others whose gate has the same sign).
 
     Raises:
         InputError: a number is out of range.
         SiteError: the record is no trace, or its blocks add something that is neither attention
-            nor MLP.
+            nor MLP nor experts.
     """
     check_number("count", count)
     if floor is not None:
@@ -124,12 +127,17 @@ def _births(
     columns = {
         "kind": pd.Series([BOS if s == BOS else "intermediate" for s in segments], dtype=object),
         "feature": np.array(ledger.features, np.int64)[cells[:, 2]],
-        **{name: [row[name] for row in rows] for name in _COLUMNS},
+        **{name: [row[name] for row in rows] for name in _columns(ledger)},
     }
     attrs = {"table": "births", **attrs}
     where = (cells[:, 0], np.array(born, np.int64), tokens)
     table = token_table(trace, where, ledger.layers, columns, attrs=attrs)
     return table.astype(_KINDS), cells
+
+
+def _columns(ledger: Ledger) -> list[str]:
+    """Those of the births; what experts added only where there are any."""
+    return [name for name in _COLUMNS if name != "expert_out" or name in ledger.values]
 
 
 _COLUMNS = (
@@ -140,6 +148,7 @@ _COLUMNS = (
     "leaving",
     "attn_out",
     "mlp_out",
+    "expert_out",
     "part",
     "share",
     "share_of_peak",
@@ -185,6 +194,7 @@ def _life(path: Mapping[str, np.ndarray], limits: np.ndarray, first: float) -> d
         "leaving": after[born],
         "attn_out": path["attn_out"][born],
         "mlp_out": path["mlp_out"][born],
+        "expert_out": path["expert_out"][born] if "expert_out" in path else np.nan,
         "part": part,
         "share": share,
         "share_of_peak": after[born] / after[peak] if after[peak] else np.nan,
@@ -204,7 +214,7 @@ def _remover(path: Mapping[str, np.ndarray], layer: int) -> str:
 def _author(path: Mapping[str, np.ndarray], layer: int) -> tuple[str, float]:
     """The part of a block that did most of its change, and its share of it."""
     change = path["resid_post"][layer] - path["resid_pre"][layer]
-    added = {"mlp": path["mlp_out"][layer], "attention": path["attn_out"][layer]}
+    added = {part: path[part][layer] for part in PARTS if part in path}
     part = max(added, key=lambda name: added[name] * np.sign(change))
     return part, float(added[part] / change) if change else np.nan
 

@@ -9,7 +9,12 @@ from sinkscope.analysis.effects import BEFORE
 
 __all__ = ["CAUSE_WRITERS"]
 
-_PARTS = {"mlp": "by the MLP", "attention": "by attention", "embedding": "with the embedding"}
+_PARTS = {
+    "mlp": "by the MLP",
+    "attention": "by attention",
+    "experts": "by the experts",
+    "embedding": "with the embedding",
+}
 _FORMS = {"wer": "{:.1%}", "sink_rate": "{:.1%}", "largest_sink_rate": "{:.0%}", "kl": "{:.3f}"}
 _TOLD = ("loss", "wer", "kl", "sinks", "largest_ratio")
 _NAMES = {"wer": "word error rate", "kl": "KL divergence", "largest_ratio": "largest ratio"}

@@ -32,6 +32,14 @@ def ablate(
     neuron: Annotated[
         list[str] | None, typer.Option(metavar="LAYER:NEURON", help="Silence a neuron of the MLP.")
     ] = None,
+    mixture: Annotated[
+        list[int] | None,
+        typer.Option(help="Silence all experts of the mixture (MoME) beside this layer."),
+    ] = None,
+    expert: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LAYER:EXPERT", help="Silence a routed expert of a mixture."),
+    ] = None,
     feature: Annotated[
         list[str] | None,
         typer.Option(metavar="LAYER:FEATURE", help="Set a feature to 0 where it leaves a layer."),
@@ -69,7 +77,7 @@ def ablate(
     from sinkscope.subjects.subject import load
 
     refuse_existing(output, overwrite=overwrite)
-    edits = _edits(mlp, attention, head, neuron, feature, hide)
+    edits = _parts(mlp, attention, mixture) | _edits(head, neuron, expert, feature, hide)
     data = read_inputs(inputs)
     subject = select(load(checkpoint, device=device, dtype=dtype), modality, audio_rate, video_rate)
     thresholds = Thresholds(threshold, min_heads, min_queries, ratio)
@@ -88,29 +96,44 @@ def ablate(
     show_effects(measured, output)
 
 
-def _edits(
-    mlp: list[int] | None,
-    attention: list[int] | None,
-    head: list[str] | None,
-    neuron: list[str] | None,
-    feature: list[str] | None,
-    hide: list[str] | None,
+def _parts(
+    mlp: list[int] | None, attention: list[int] | None, mixture: list[int] | None
 ) -> "dict[str, AnyEdit]":
-    """One condition for each option."""
-    from sinkscope.interventions.blocking import BlockAttention
-    from sinkscope.interventions.edits import Zero, knock_out
+    """One condition for each whole part of a layer."""
+    from sinkscope.interventions.knock_out import knock_out
 
     edits: dict[str, AnyEdit] = {}
     for layer in mlp or ():
         edits[f"no MLP {layer}"] = knock_out(layers=layer, part="mlp")
     for layer in attention or ():
         edits[f"no attention {layer}"] = knock_out(layers=layer, part="attention")
+    for layer in mixture or ():
+        edits[f"no experts {layer}"] = knock_out(layers=layer, part="experts")
+    return edits
+
+
+def _edits(
+    head: list[str] | None,
+    neuron: list[str] | None,
+    expert: list[str] | None,
+    feature: list[str] | None,
+    hide: list[str] | None,
+) -> "dict[str, AnyEdit]":
+    """One condition for each of the other options."""
+    from sinkscope.interventions.blocking import BlockAttention
+    from sinkscope.interventions.edits import Zero
+    from sinkscope.interventions.knock_out import knock_out
+
+    edits: dict[str, AnyEdit] = {}
     for words in head or ():
         layer, number = _pair("--head", words)
         edits[f"no head {words}"] = knock_out(layers=layer, heads=number)
     for words in neuron or ():
         layer, number = _pair("--neuron", words)
         edits[f"no neuron {words}"] = knock_out(layers=layer, neurons=number)
+    for words in expert or ():
+        layer, number = _pair("--expert", words)
+        edits[f"no expert {words}"] = knock_out(layers=layer, experts=number)
     for words in feature or ():
         layer, number = _pair("--feature", words)
         edits[f"feature {words} at 0"] = Zero(layers=layer, features=number)

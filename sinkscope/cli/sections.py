@@ -20,7 +20,8 @@ MEANING = {
     "leading neuron, and what removes it.",
     "neurons": "The neurons that write it, the largest share first, beside their gates at other "
     "tokens.",
-    "residual_ledger": "What attention and MLP of every block added to the traced features.",
+    "residual_ledger": "What the parts of every block added to the traced features; what experts "
+    "beside an attention or MLP add is contained in attn_out or mlp_out.",
     "sink_mechanics": "Of every sink and head: q·k against other keys split into length and angle, "
     "value drain, peak of the entering state, row entropy, argmax share.",
     "causal_tests": "In how many clips each claim holds under its intervention.",

@@ -1,5 +1,6 @@
 """What a command prints of a run: the findings in words, the sinks, and where the report is."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,9 +38,16 @@ def show_run(
         console.print(table)
         if len(sinks) > ROWS:
             console.print(f"and {len(sinks) - ROWS} more in tables/sink_summary.csv", style="dim")
+    for sentence in _of_experts(folder) if "router" in record else ():
+        console.print(f"• {sentence}", markup=False)
     for section in sections:
         show_story(section)
     console.print(f"report: {folder / 'report.html'}", style="bold", markup=False, soft_wrap=True)
+
+
+def _of_experts(folder: Path) -> list[str]:
+    """What the run says of a model's experts: the sentences of its report."""
+    return json.loads((folder / "run.json").read_text(encoding="utf-8")).get("experts", [])
 
 
 def show_story(section: "Section") -> None:

@@ -91,6 +91,14 @@ class Draws:
         count = min(len(taken), len(free))
         return sorted(int(n) for n in self.rng.choice(free, count, replace=False))
 
+    def other_experts(self, taken: Sequence[int]) -> list[int]:
+        """As many layers with a mixture of experts that are not among those."""
+        anatomy = self.found.subject.anatomy
+        every = [i for i in range(anatomy.n_layers) if not anatomy.absence("expert_out", i)]
+        free = np.setdiff1d(every, list(taken))
+        count = min(len(taken), len(free))
+        return sorted(int(layer) for layer in self.rng.choice(free, count, replace=False))
+
     def features(self, kind: str) -> pd.DataFrame:
         """As many features at the same tokens: drawn at random, or of median size there."""
         tables = []

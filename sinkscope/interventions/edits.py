@@ -10,7 +10,6 @@ Example:
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -19,13 +18,21 @@ from torch import Tensor
 
 from sinkscope.errors import InputError
 from sinkscope.glossary import SITES as GLOSSARY
-from sinkscope.interventions.targets import Cells, Numbers, Target, TokenChoice, listed
+from sinkscope.interventions.targets import Cells, Numbers, Target, listed
 from sinkscope.layout import TokenLayout
 
-__all__ = ["Clamp", "Edit", "Replace", "Scale", "View", "Zero", "knock_out"]
+__all__ = ["Clamp", "Edit", "Replace", "Scale", "View", "Zero"]
 
-SITES = ("resid_pre", "resid_post", "attn_out", "mlp_out", "mlp_gate", "mlp_up", "mlp_act", "z")
+SITES = (
+    *("resid_pre", "resid_post", "attn_out", "mlp_out", "mlp_gate", "mlp_up", "mlp_act", "z"),
+    *("expert_gates", "expert_out"),
+)
 """Where states can be changed."""
+
+_NOT = {
+    "resid_mid": "only a copy of the stream passes there",
+    "router": "its probabilities are a by-product; the gates are at 'expert_gates'",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +87,7 @@ class Edit(Target, ABC):
         super().__post_init__()
         name = type(self).__name__
         if self.site not in SITES:
-            why = "only a copy of the stream passes there" if self.site == "resid_mid" else ""
+            why = _NOT.get(self.site, "")
             raise InputError(
                 f"{name}: site {self.site!r} cannot be changed{f' ({why})' * bool(why)}; use one "
                 f"of {', '.join(SITES)}."
@@ -89,7 +96,7 @@ class Edit(Target, ABC):
             raise InputError(f"{name}: heads= goes with site='z', not with {self.site!r}.")
         if self.features is not None and self.site == "z":
             raise InputError(f"{name}: at site 'z' choose heads=, not features=.")
-        if self.at is not None and self.features is None and self.column == "neuron":
+        if self.at is not None and self.features is None and self.column not in (None, "feature"):
             self._refuse_features(self.at)
 
     @property
@@ -99,10 +106,11 @@ class Edit(Target, ABC):
 
     def _refuse_features(self, at: pd.DataFrame) -> None:
         """A table's features are those of the residual stream; neurons have other numbers."""
-        if "feature" in at and "neuron" not in at:
+        if "feature" in at and self.column not in at:
             raise InputError(
                 f"{type(self).__name__}: the table at= names features of the residual stream, but "
-                f"{self.site!r} has neurons; give features=, or a table with a column 'neuron'."
+                f"{self.site!r} has {self.column}s; give features=, or a table with a column "
+                f"{self.column!r}."
             )
 
     @abstractmethod
@@ -201,40 +209,3 @@ class Replace(Edit):
                 f"token of {self.site!r}; give as many, or one number."
             )
         return value.repeat(values.numel() // width).reshape(values.shape)
-
-
-def knock_out(
-    *,
-    layers: Numbers,
-    part: Literal["attention", "mlp"] | None = None,
-    heads: Numbers | None = None,
-    neurons: Numbers | None = None,
-    tokens: TokenChoice = None,
-) -> Zero:
-    """The edit that silences a part of a block: what it would add becomes 0.
-
-    Args:
-        layers: in which blocks.
-        part: the whole attention or the whole MLP.
-        heads: instead, heads of attention.
-        neurons: instead, neurons of the MLP.
-        tokens: at which tokens; None for all.
-
-    Raises:
-        InputError: if not exactly one of part, heads and neurons is given.
-
-    Example:
-        >>> knock_out(layers=1, neurons=11).site
-        'mlp_act'
-    """
-    given = [name for name in (part, heads, neurons) if name is not None]
-    if len(given) != 1:
-        raise InputError("knock_out: give one of part=, heads= and neurons=.")
-    if heads is not None:
-        return Zero(site="z", layers=layers, heads=heads, tokens=tokens)
-    if neurons is not None:
-        return Zero(site="mlp_act", layers=layers, features=neurons, tokens=tokens)
-    site = {"attention": "attn_out", "mlp": "mlp_out"}.get(str(part))
-    if site is None:
-        raise InputError(f"knock_out: part is {part!r}; give 'attention' or 'mlp'.")
-    return Zero(site=site, layers=layers, tokens=tokens)

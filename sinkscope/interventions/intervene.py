@@ -38,8 +38,8 @@ def intervene(
 
     Args:
         subject: a `Subject`, or anything that ``load`` takes, such as a loaded model.
-        edits: one or several of ``Zero Replace Scale Clamp Rotate BlockAttention DropBos
-            SwapEmbeddings ReplaceEmbeddings``.
+        edits: one or several of ``Zero Replace Scale Clamp Rotate SilenceExperts BlockAttention
+            DropBos SwapEmbeddings ReplaceEmbeddings``.
         allow_idle: whether an edit may name what no sample has.
 
     Yields:
@@ -56,7 +56,7 @@ def intervene(
         if not isinstance(edit, AnyEdit):
             raise InputError(
                 f"intervene: {edit!r} is no edit; give Zero, Replace, Scale, Clamp, Rotate, "
-                "BlockAttention, DropBos, SwapEmbeddings or ReplaceEmbeddings."
+                "SilenceExperts, BlockAttention, DropBos, SwapEmbeddings or ReplaceEmbeddings."
             )
     session = Session(subject, several)
     with ExitStack() as stack:

@@ -1,7 +1,8 @@
 """Hooks that change what passes a module: those of nested blocks act in the order of their opening.
 
 Hooks of torch alone would act either before each other or behind a probe's; so all changes of one
-place share one hook, which stands in front.
+place share one hook, which stands in front; but behind that of a mixture of experts beside the
+module, since what passes is the sum.
 
 Example:
     >>> import torch
@@ -21,6 +22,8 @@ from typing import Any, Literal
 
 from torch import nn
 from torch.utils.hooks import RemovableHandle
+
+from sinkscope.subjects.expert_sites import adding_hooks
 
 __all__ = ["changing"]
 
@@ -54,6 +57,9 @@ class _Chain:
             self.handle = module.register_forward_hook(
                 lambda _, __, output: self.run(output), prepend=True
             )
+            hooks: Any = module._forward_hooks
+            for number in reversed(adding_hooks(module)):
+                hooks.move_to_end(number, last=False)
 
     def leave(self, change: Change) -> None:
         self.changes.remove(change)

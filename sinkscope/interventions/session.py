@@ -14,11 +14,13 @@ from sinkscope.interventions.attention_editor import AttentionEditor
 from sinkscope.interventions.blocking import BlockAttention, row_of
 from sinkscope.interventions.edits import Edit, View
 from sinkscope.interventions.embeddings import EmbeddingEdit
+from sinkscope.interventions.experts import SilenceExperts
 from sinkscope.interventions.order import changing
 from sinkscope.interventions.targets import Cells, Target, listed
 from sinkscope.probes.attention import editing
 from sinkscope.probes.stitching import Part, Stream, at
 from sinkscope.probes.tracking import Step, Tracker
+from sinkscope.subjects.expert_sites import expert_settings
 from sinkscope.subjects.subject import Subject
 
 __all__ = ["AnyEdit", "Session"]
@@ -49,13 +51,15 @@ class Session:
         """Refuse edits of sites, layers or heads that the subject lacks, before anything runs.
 
         Raises:
-            InputError: if there is no such layer or head.
+            InputError: if there is no such layer, head or expert.
             SiteError: if there is no such site, or it cannot be changed.
         """
         self._places()
         for edit in self.edits:
             if isinstance(edit, Edit) and edit.heads is not None:
                 self._heads(edit)
+            if isinstance(edit, SilenceExperts):
+                edit.refuse_missing(self._routed())
             if isinstance(edit, BlockAttention):
                 edit.layers_in(self.subject.anatomy.n_layers)
                 edit.chosen_heads(self.subject.anatomy.n_heads)
@@ -208,6 +212,11 @@ class Session:
             _refuse_features(edit, cells.features, tensor.shape[-1])
             index = (*index, torch.tensor(cells.features, device=tensor.device))
         tensor[index] = edit.new(tensor[index], view).to(tensor.dtype)
+
+    def _routed(self) -> int:
+        """How many routed experts a mixture has; the sites were looked for before."""
+        settings = expert_settings(self.subject.anatomy.blocks)
+        return settings.routed if settings else 0
 
     def _heads(self, edit: Edit) -> list[int]:
         heads = listed(edit.heads)

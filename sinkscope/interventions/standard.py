@@ -26,6 +26,9 @@ CONDITIONS: dict[str, str] = {
     "zero at random tokens": "the same features of as many ordinary tokens set to 0, there",
     "silence neurons": "the neurons that write them set to 0, at every token",
     "silence random neurons": "as many other neurons of the same layers set to 0, at every token",
+    "silence experts": "what experts add set to 0 in the blocks where they write them, at every "
+    "token",
+    "silence other experts": "the same in as many other blocks",
     "turn sinks away": "sinks and massive tokens but the reference turned to the mean direction of "
     "the ordinary tokens, entering the block of birth",
     "turn ordinary away": "as many ordinary tokens turned to that direction, there",
@@ -39,6 +42,7 @@ CONTROLS = (
     "zero median features",
     "zero at random tokens",
     "silence random neurons",
+    "silence other experts",
     "turn ordinary away",
 )
 """The conditions in which nothing of the story should happen."""
@@ -69,6 +73,7 @@ def standard_interventions(found: Findings, *, seed: int = 0) -> dict[str, list[
     if len(means):
         conditions["mean massive"] = [Replace(at=means)]
     conditions |= _of_neurons(found, draw)
+    conditions |= _of_experts(found, draw)
     conditions |= _rotations(found, draw)
     return {name: conditions[name] for name in CONDITIONS if name in conditions}
 
@@ -104,6 +109,21 @@ def _of_neurons(found: Findings, draw: Draws) -> dict[str, list[Edit]]:
 
     others = {layer: draw.other_neurons(layer, which) for layer, which in chosen.items()}
     return {"silence neurons": silence(chosen), "silence random neurons": silence(others)}
+
+
+def _of_experts(found: Findings, draw: Draws) -> dict[str, list[Edit]]:
+    """The mixtures of the blocks where experts give birth, and as many others."""
+    births = found.births
+    chosen = sorted(set(births.loc[births["part"] == "experts", "layer"].tolist()))
+    if not chosen:
+        return {}
+    others = draw.other_experts(chosen)
+    conditions: dict[str, list[Edit]] = {
+        "silence experts": [Zero(site="expert_out", layers=chosen)]
+    }
+    if others:
+        conditions["silence other experts"] = [Zero(site="expert_out", layers=others)]
+    return conditions
 
 
 def leading_neurons(found: Findings) -> dict[int, list[int]]:

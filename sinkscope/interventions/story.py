@@ -29,7 +29,12 @@ CHANCE = 1e-4
 """Probability above which shared features are no hint."""
 
 _COSTS = (("loss", "loss", "{:.2f}"), ("wer", "word error rate", "{:.1%}"))
-_AUTHORS = {"mlp": "by the MLP", "attention": "by attention", "embedding": "with the embedding"}
+_AUTHORS = {
+    "mlp": "by the MLP",
+    "attention": "by attention",
+    "experts": "by the experts",
+    "embedding": "with the embedding",
+}
 
 
 def tell(
@@ -155,7 +160,7 @@ def _gate(own: pd.DataFrame) -> str:
 
 def _removed(found: Findings) -> str:
     births = found.births
-    gone = births.loc[births["removed_by"].isin(["mlp", "attention"])]
+    gone = births.loc[births["removed_by"].isin(["mlp", "attention", "experts"])]
     if not len(gone):
         return ""
     counts = Counter(gone["removed_by"].tolist())

@@ -14,8 +14,9 @@ from sinkscope.plots.style import ACCENT, MUTED, drawing, plain
 
 __all__ = ["birth", "chosen_birth"]
 
-COLORS = {"attn_out": "#0072B2", "mlp_out": "#E69F00"}
-NAMES = {"attn_out": "attention adds", "mlp_out": "MLP adds"}
+COLORS = {"attention": "#0072B2", "mlp": "#E69F00", "experts": "#009E73"}
+NAMES = {"attention": "attention adds", "mlp": "MLP adds", "experts": "experts add"}
+SITES = {"attention": "attn_out", "mlp": "mlp_out", "experts": "expert_out"}
 
 
 def birth(
@@ -26,7 +27,9 @@ def birth(
     feature: int | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """What attention and MLP of every block add to one feature of one token, and what that makes.
+    """What the parts of every block add to one feature of one token, and what that makes.
+
+    Attention and MLP are shown without the experts beside them, which have bars of their own.
 
     Args:
         origin: what ``trace_origin`` returned.
@@ -48,10 +51,9 @@ def birth(
     layers = own["layer"].to_numpy(int)
     with drawing(ax, figsize=(6.4, 3.6)) as axes:
         up, down = np.zeros(len(layers)), np.zeros(len(layers))
-        for site, color in COLORS.items():
-            added = own[site].to_numpy(float)
+        for part, added in _parts(own, ledger.attrs.get("experts_beside", "")).items():
             base = np.where(added >= 0, up, down)
-            axes.bar(layers, added, 0.62, bottom=base, color=color, label=NAMES[site])
+            axes.bar(layers, added, 0.62, bottom=base, color=COLORS[part], label=NAMES[part])
             up, down = up + np.clip(added, 0, None), down + np.clip(added, None, 0)
         axes.plot(
             layers, own["resid_post"], color="black", marker="o", ms=4, lw=1.4, label="value after"
@@ -70,6 +72,14 @@ def birth(
             f"shaded: {layer_words(int(row['layer']))}, {_author(row)}",
         )
     return axes
+
+
+def _parts(own: pd.DataFrame, beside: str) -> dict[str, np.ndarray]:
+    """What each part adds by itself in every layer."""
+    added = {part: own[site].to_numpy(float) for part, site in SITES.items() if site in own}
+    if beside in added:
+        added[beside] = added[beside] - added["experts"]
+    return added
 
 
 def chosen_birth(
@@ -95,5 +105,6 @@ def chosen_birth(
 def _author(row: dict[Any, Any]) -> str:
     if row["part"] == "embedding":
         return "it enters with the embedding"
-    part = {"mlp": "its MLP"}.get(row["part"], "its attention")
-    return f"{part} makes {row['share']:.0%} of the change"
+    part = {"mlp": "its MLP makes", "experts": "its experts make"}
+    made = part.get(row["part"], "its attention makes")
+    return f"{made} {row['share']:.0%} of the change"

@@ -63,7 +63,7 @@ def refuse_sample(record: Record, sample: int, *, where: str) -> None:
         raise InputError(f"{where}: no sample {sample}; the record has 0 to {len(record) - 1}.")
 
 
-def entitle(ax: Axes, title: str, *subtitle: str, above: float | int = 0) -> None:
+def entitle(ax: Axes, title: str, *subtitle: str, above: float | int = 0, panels: int = 1) -> None:
     """Give the axes a title and, in small print under it, what a reader must know.
 
     Args:
@@ -71,11 +71,13 @@ def entitle(ax: Axes, title: str, *subtitle: str, above: float | int = 0) -> Non
         title: what is shown.
         subtitle: parts, joined by middle dots and wrapped to the width of the axes.
         above: points to leave free between the axes and the subtitle (for bands).
+        panels: axes of this width side by side, of which this is the first: the subtitle runs on
+            above the others.
     """
-    width = ax.get_window_extent().width * 72 / ax.figure.dpi
+    width = panels * ax.get_window_extent().width * 72 / ax.figure.dpi
     words = " · ".join(part for part in subtitle if part)
     lines = textwrap.wrap(words, max(30, int(1.12 * width / 3.8)), break_long_words=False)
-    ax.annotate(
+    small = ax.annotate(
         "\n".join(lines),
         (0, 1),
         (0, above + 5),
@@ -88,4 +90,5 @@ def entitle(ax: Axes, title: str, *subtitle: str, above: float | int = 0) -> Non
         annotation_clip=False,
         linespacing=1.25,
     )
+    small.set_in_layout(panels == 1)  # the title's pad leaves its height; its width is the others'
     ax.set_title(title, loc="left", pad=above + 9 + 10.5 * len(lines))

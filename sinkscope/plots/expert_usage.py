@@ -20,6 +20,9 @@ __all__ = ["expert_usage"]
 SHOWN = ("all", "audio", "video")
 """Segments of one table that are shown where nothing is asked for."""
 
+MOST_IN_ONE_LINE = 5
+"""Panels above which the name of each takes two lines."""
+
 TICKS = (0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1)
 
 
@@ -61,7 +64,8 @@ def expert_usage(
                 bar=place == len(grids) - 1,
             )
             image.set_clim(0, largest)
-            _name(panel, panels[name], name, first=place == 0)
+            apart = "\n" if len(grids) > MOST_IN_ONE_LINE else " "
+            _name(panel, panels[name], f"{name}:{apart}", first=place == 0)
         entitle(
             axes,
             "Which experts work",
@@ -69,7 +73,8 @@ def expert_usage(
             f"{experts} routed experts, {first.attrs['top_k']} a token; even would be "
             f"{1 / experts:.1%}",
             f"{segments[0]} tokens" if isinstance(usage, Mapping) else "",
-            above=16,
+            above=26 if len(grids) > MOST_IN_ONE_LINE else 16,
+            panels=len(grids),
         )
     return axes
 
@@ -107,7 +112,7 @@ def _name(ax: Axes, own: pd.DataFrame, name: str, *, first: bool) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     ax.set_xlabel("expert")
     ax.annotate(
-        f"{name}: {own['tokens'].iloc[0]} tokens",
+        f"{name}{own['tokens'].iloc[0]} tokens",
         (0, 1),
         (0, 4),
         xycoords="axes fraction",

@@ -1,5 +1,6 @@
 """The sinks of one clip at every rate, on one time axis."""
 
+from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
@@ -23,6 +24,9 @@ HEIGHT = 0.3
 
 MOST_COLUMNS = 10
 
+Name = tuple[str, int]
+"""A token without seconds: its label, and how many tokens before it have the same one."""
+
 
 def sinks_by_rate(
     records: Mapping[Pair, Record],
@@ -34,7 +38,8 @@ def sinks_by_rate(
     """Every audio and video token at the seconds that it covers, sinks filled and named.
 
     A group of rows is a pair of rates, a row one stream. Sinks without seconds (BOS, delimiters,
-    the prompt) stand in the strip at the right: filled where the token is a sink at that pair.
+    the prompt) stand in the strip at the right: filled where the token is a sink at that pair. The
+    second token of one label is called "label (2)".
 
     Args:
         records: of the same clips by (audio rate, video rate).
@@ -57,14 +62,19 @@ def sinks_by_rate(
         raise InputError("sinks_by_rate: no token has seconds, so there is no time axis.")
     own = sinks.loc[sinks["sample"] == sample]
     found = {pair: sinks_at(own, pair) for pair in records}
-    columns = _columns(found)
+    named = {pair: _names(one.layouts[sample]) for pair, one in records.items()}
+    untimed = {
+        pair: {named[pair][token]: place for place, token in enumerate(named[pair]) if token in own}
+        for pair, own in ((pair, set(table["token"])) for pair, table in found.items())
+    }
+    columns = _columns(list(untimed.values()))
     rows = len(records) * (len(streams) + 0.6)
     with drawing(ax, figsize=(9.2, 1.7 + 0.34 * rows)) as axes:
         strip = _strip(axes, len(columns))
         for number, (pair, record) in enumerate(records.items()):
             top = number * (len(streams) + 0.6)
             _draw_pair(axes, record.layouts[sample], streams, found[pair], top)
-            _draw_strip(strip, columns, found[pair], top + (len(streams) - 1) / 2)
+            _draw_strip(strip, columns, untimed[pair], top + (len(streams) - 1) / 2)
         _finish(axes, strip, list(records), streams, columns)
         entitle(
             axes,
@@ -83,12 +93,27 @@ def _timed_segments(layout: TokenLayout) -> list[str]:
     return [layout.segments[token] for token in np.flatnonzero(timed)]
 
 
-def _columns(found: Mapping[Pair, pd.DataFrame]) -> list[str]:
-    """Labels of the sinks without seconds, in the order of the tokens; the most frequent ones."""
-    untimed = pd.concat([own.loc[own["start"].isna()] for own in found.values()])
-    kept = untimed["label"].value_counts().index[:MOST_COLUMNS].tolist()
-    shown = untimed.loc[untimed["label"].isin(kept)].sort_values("token")
-    return list(dict.fromkeys(shown["label"]))
+def _names(layout: TokenLayout) -> dict[int, Name]:
+    """The names of the tokens without seconds, which are the same at every rate."""
+    seen: Counter[str] = Counter()
+    names: dict[int, Name] = {}
+    for token in np.flatnonzero(np.isnan(layout.seconds).any(1)).tolist():
+        label = layout.labels[token]
+        names[token] = (label, seen[label])
+        seen[label] += 1
+    return names
+
+
+def _columns(untimed: list[dict[Name, int]]) -> list[Name]:
+    """Sinks without seconds, in the order of the tokens; those of the most pairs of rates."""
+    counts = Counter(name for own in untimed for name in own)
+    places = {name: place for own in untimed for name, place in own.items()}
+    return sorted((name for name, _ in counts.most_common(MOST_COLUMNS)), key=lambda n: places[n])
+
+
+def _words(name: Name) -> str:
+    label, before = name
+    return plain(label, longest=12) + (f" ({before + 1})" if before else "")
 
 
 def _strip(ax: Axes, columns: int) -> Axes | None:
@@ -134,18 +159,19 @@ def _draw_pair(
             )
 
 
-def _draw_strip(strip: Axes | None, columns: list[str], own: pd.DataFrame, height: float) -> None:
+def _draw_strip(
+    strip: Axes | None, columns: list[Name], own: dict[Name, int], height: float
+) -> None:
     if strip is None:
         return
-    labels = set(own.loc[own["start"].isna(), "label"])
-    for place, label in enumerate(columns):
-        sink = label in labels
+    for place, name in enumerate(columns):
+        sink = name in own
         face, edge = (ACCENT, ACCENT) if sink else ("white", MUTED)
         strip.plot(place, height, "o", ms=8, mfc=face, mec=edge, mew=1.2)
 
 
 def _finish(
-    ax: Axes, strip: Axes | None, pairs: list[Pair], streams: list[str], columns: list[str]
+    ax: Axes, strip: Axes | None, pairs: list[Pair], streams: list[str], columns: list[Name]
 ) -> None:
     step = len(streams) + 0.6
     middles = [number * step + (len(streams) - 1) / 2 for number in range(len(pairs))]
@@ -165,9 +191,7 @@ def _finish(
     if strip is not None:
         strip.set_ylim(low, high)
         strip.set_xlim(-0.7, len(columns) - 0.3)
-        strip.set_xticks(
-            range(len(columns)), [plain(label, longest=12) for label in columns], rotation=90
-        )
+        strip.set_xticks(range(len(columns)), [_words(name) for name in columns], rotation=90)
         strip.tick_params(axis="y", length=0, labelleft=False)
         strip.tick_params(axis="x", length=0)
         for side in ("left", "bottom"):

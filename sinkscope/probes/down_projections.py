@@ -3,6 +3,7 @@
 A row of the weights is the gradient of one output feature with respect to the input. So adapters
 are in it, offloaded weights are fetched by their own hooks, and quantised ones are what they act
 as. Whether the rows explain what the projection gave in a real forward is measured, never assumed.
+What hooks change or add behind the projection is no part of it.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from sinkscope.errors import SiteError
 from sinkscope.subjects.anatomy import Anatomy
+from sinkscope.subjects.expert_sites import adding_hooks
 from sinkscope.subjects.taps import first_input, first_output
 
 __all__ = ["DownProjections", "Rows", "read_rows"]
@@ -60,7 +62,9 @@ class DownProjections:
         for layer in self.layers:
             module = self.anatomy.down_projection(layer)
             if module is not None:
-                hook = module.register_forward_hook(self._see(layer), with_kwargs=True)
+                hook = module.register_forward_hook(
+                    self._see(layer), with_kwargs=True, prepend=True
+                )
                 stack.callback(hook.remove)
 
     def read(self) -> tuple[dict[int, Rows], dict[int, str]]:
@@ -94,7 +98,8 @@ class DownProjections:
 
     def _checked(self, module: nn.Module, layer: int) -> Rows:
         states, made = self._seen[layer]
-        rows = read_rows(module, states[:1], self.features, flat=self._flat())
+        alone = bool(adding_hooks(module))
+        rows = read_rows(module, states[:1], self.features, flat=self._flat(), alone=alone)
         expected = states.double().cpu() @ rows.weight.double().T + rows.bias.double()
         off = float((expected - made.double().cpu()).abs().max())
         size = float(made.double().abs().max().clamp_min(1e-9))
@@ -115,6 +120,7 @@ def read_rows(
     features: Sequence[int],
     *,
     flat: bool = False,
+    alone: bool = False,
 ) -> Rows:
     """The rows of a down projection, by gradients, or unit by unit where it has none.
 
@@ -123,13 +129,13 @@ def read_rows(
         like: an input of the width, type and device that it takes; its values do not matter.
         features: the features to read.
         flat: whether it takes samples and tokens on one axis.
-
+        alone: whether to run it without its hooks, because one adds a mixture of experts.
     """
     chosen = list(features)
 
     def run(states: Tensor) -> Tensor:
         given = states if flat else states[None]
-        output = first_output(module(given))
+        output = first_output(module.forward(given) if alone else module(given))
         return (output if flat else output[0])[:, chosen]
 
     zero = torch.zeros_like(like)

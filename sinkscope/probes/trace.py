@@ -39,6 +39,7 @@ from sinkscope.subjects.subject import Subject, load
 __all__ = ["trace"]
 
 STREAM = ("resid_pre", "attn_out", "mlp_out", "resid_post")
+EXPERTS = "expert_out"
 INSIDE = ("mlp_gate", "mlp_up", "mlp_act")
 MAX_BYTES = 2 * 2**30
 
@@ -70,7 +71,8 @@ def trace(
         A record with the axis ``place`` (a traced token): ``traced_token[sample, place]`` with
         ``is_found[sample, place, feature]`` (1 where a table named it) and ``places[sample]``;
         ``picked_resid_pre``, ``picked_attn_out``, ``picked_mlp_out`` and ``picked_resid_post``
-        ``[sample, layer, place, feature]`` at the traced features; ``picked_mlp_gate``,
+        ``[sample, layer, place, feature]`` at the traced features, and ``picked_expert_out`` where
+        a mixture of experts (MoME) is beside the blocks; ``picked_mlp_gate``,
         ``picked_mlp_up`` and ``picked_mlp_act`` ``[sample, layer, place, neuron]``;
         ``down_weight[layer, feature, neuron]`` and ``down_bias[layer, feature]``; ``median`` of
         resid_post and ``resid_pre_median`` of layer 0. What a family or a layer lacks is left
@@ -140,8 +142,10 @@ def _trace_one(
 
 def _reducers(plan: _Plan, tokens: tuple[int, ...]) -> list[Reducer]:
     anatomy = plan.subject.anatomy
+    added = tuple(i for i in range(anatomy.n_layers) if not anatomy.absence("expert_out", i))
     reducers: list[Reducer] = [
         *(Pick(site, tokens=tokens, features=plan.features) for site in STREAM),
+        *(Pick(EXPERTS, tokens=tokens, features=plan.features, layers=added) for _ in added[:1]),
         Median("resid_post"),
         Median("resid_pre", layers=(0,)),
     ]
@@ -179,9 +183,9 @@ def _with_places(
     """The record with what its places and features are, and the rows of the down projections."""
     features = list(plan.features)
     variables = {name: record[name] for name in record if name != "length"}
-    for site in STREAM:
-        name = f"picked_{site}"
-        variables[name] = variables[name].assign_coords(feature=features)
+    for name in (f"picked_{site}" for site in (*STREAM, EXPERTS)):
+        if name in variables:
+            variables[name] = variables[name].assign_coords(feature=features)
     lengths = [len(layout) for layout in record.layouts]
     token = np.zeros((len(lengths), len(traced)), np.int64)
     is_found = np.zeros((*token.shape, len(features)), np.int64)

@@ -1,4 +1,4 @@
-"""Sites of a mixture of experts (MoME) beside a block: what its router says, what it adds.
+"""Sites of a mixture of experts (MoME) beside a block: router, gates, and what it adds.
 
 A mixture adds to the output of the part that it is parallel to. So what ``attn_out`` or
 ``mlp_out`` reads is the sum, with what the experts add; beside a whole layer neither holds it, and
@@ -13,9 +13,16 @@ from sinkscope.avsr.mome import Mome, MomeSettings, Routing
 from sinkscope.subjects.families import Family
 from sinkscope.subjects.taps import Tap, first_output, put_output
 
-__all__ = ["EXPERT_SITES", "expert_absence", "expert_settings", "expert_tap", "mixture_of"]
+__all__ = [
+    "EXPERT_SITES",
+    "adding_hooks",
+    "expert_absence",
+    "expert_settings",
+    "expert_tap",
+    "mixture_of",
+]
 
-EXPERT_SITES = ("router", "expert_out")
+EXPERT_SITES = ("router", "expert_gates", "expert_out")
 
 
 def mixture_of(block: nn.Module) -> Mome | None:
@@ -30,12 +37,18 @@ def expert_settings(blocks: Sequence[nn.Module]) -> MomeSettings | None:
     return found[0] if found else None
 
 
+def adding_hooks(module: nn.Module) -> list[int]:
+    """Numbers of the forward hooks by which a mixture adds to what a module gives."""
+    hooks = module._forward_hooks.items()
+    return [number for number, hook in hooks if isinstance(getattr(hook, "__self__", None), Mome)]
+
+
 def expert_absence(site: str, block: nn.Module) -> str:
     """Why a block has no such site; "" where it has."""
     mixture = mixture_of(block)
     if mixture is None:
         return "the block has no mixture of experts (MoME) beside it"
-    if site == "router" and not mixture.settings.routed:
+    if site != "expert_out" and not mixture.settings.routed:
         return "all experts of the mixture are shared, so it has no router"
     return ""
 
@@ -47,8 +60,18 @@ def expert_tap(site: str, block: nn.Module, row: Family) -> Tap:
     flat = settings.placement == "mlp" and row.down in row.flat
     if site == "router":
         return Tap(block.get_submodule("mome.gate"), "output", _probabilities, flat)
+    if site == "expert_gates":
+        return Tap(block.get_submodule("mome.gate"), "output", _gates, flat, _put_gates)
     return Tap(mixture, "output", first_output, flat, put_output)
 
 
 def _probabilities(routing: Routing) -> Tensor:
     return routing.probabilities
+
+
+def _gates(routing: Routing) -> Tensor:
+    return routing.gates
+
+
+def _put_gates(routing: Routing, gates: Tensor) -> Routing:
+    return routing._replace(gates=gates)
