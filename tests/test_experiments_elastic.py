@@ -39,9 +39,10 @@ def by_hand(tokens: int, *, experts: int = 0, bottleneck: int = 0, routed: int =
 def test_counts_are_those_by_hand(device: str) -> None:
     with torch.device(device):
         llm = build_llm(SMALL).eval()
-    llm.set_attn_implementation("eager")
+    assert llm.config._attn_implementation == "sdpa"
     for tokens in (1, 7, 40):
         assert count_llm(llm, tokens, hidden_size=16) == by_hand(tokens)
+    assert llm.config._attn_implementation == "sdpa"
 
 
 def test_counts_of_experts_are_those_by_hand() -> None:

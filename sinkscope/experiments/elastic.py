@@ -13,6 +13,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -73,13 +74,27 @@ REPORTED = {(1, 1): 11.40, (4, 2): 3.87, (4, 5): 2.74, (16, 2): 2.46, (16, 5): 1
 
 
 def count_llm(llm: torch.nn.Module, tokens: int, *, hidden_size: int) -> int:
-    """Operations of one forward of a language model over so many embedded tokens."""
+    """Operations of one forward of a language model over so many embedded tokens.
+
+    Attention is run eagerly: the counter does not know every fused kernel.
+    """
     device = next(llm.parameters()).device
     states = torch.zeros(1, tokens, hidden_size, device=device)
     mask = torch.zeros(1, 1, tokens, tokens, device=device)  # whole, so that none is made of values
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), eager(llm), FlopCounterMode(display=False) as counter:
         llm(inputs_embeds=states, attention_mask=mask, use_cache=False)
     return counter.get_total_flops()
+
+
+@contextmanager
+def eager(llm: Any) -> Iterator[None]:
+    """While open, attention is computed by plain products of matrices."""
+    before = llm.config._attn_implementation
+    llm.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        llm.set_attn_implementation(before)
 
 
 def published() -> pd.DataFrame:
@@ -115,8 +130,9 @@ def measured(subject: AvsrSubject, clips: Sequence[Clip], *, rounds: int = 3) ->
 
     Returns:
         ``modality audio_rate video_rate``; ``tokens`` of sound and picture and ``mega`` operations
-        of projectors and LLM before the first word, means over clips; ``seconds`` of a clip from
-        there on (reading and encoders are the same at every rate); ``wer wer_low wer_high``.
+        of projectors and LLM before the first word, means over clips; ``seconds`` that the LLM
+        takes for a clip, from its projected tokens to the last word (reading and encoders take the
+        same at every rate); ``wer wer_low wer_high``.
     """
     rows = []
     for modality, audio, video in _settings(subject.model):
@@ -147,7 +163,7 @@ def _settings(model: LlamaAvsr) -> Iterator[tuple[str, int, int]]:
 
 def _count(model: LlamaAvsr, clip: Clip, own: dict[str, Any]) -> tuple[int, int]:
     """Tokens of sound and picture, and operations of projectors and LLM before the first word."""
-    with torch.no_grad(), FlopCounterMode(display=False, depth=2) as counter:
+    with torch.no_grad(), eager(model.llm), FlopCounterMode(display=False, depth=2) as counter:
         inputs = model.prepare([clip], **own)
         model(inputs, use_cache=False)
     counts = counter.get_flop_counts()
@@ -159,7 +175,7 @@ def _count(model: LlamaAvsr, clip: Clip, own: dict[str, Any]) -> tuple[int, int]
 def _transcribed(
     model: LlamaAvsr, clips: Sequence[Clip], own: dict[str, Any], rounds: int
 ) -> tuple[list[str], float]:
-    """What is said in the clips, and the seconds from their features to their words."""
+    """What is said in the clips, and the LLM's seconds from their tokens to their words."""
     inputs = [model.prepare([clip], padding_side="left", **own) for clip in clips]
     taken, said = [], []
     for _ in range(rounds):

@@ -3,6 +3,7 @@
 The language model then trains on cached features, half of them heard in noise.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,7 +60,9 @@ def encode_split(
     texts = [clip.text or "" for clip in clips]
     words = [word_times(text, c.phonemes) for text, c in zip(texts, clips, strict=True)]
     if not cache.exists():
-        save_file(_encode(corpus, split, encoders, limit), cache)
+        part = cache.with_suffix(f".{os.getpid()}.part")
+        save_file(_encode(corpus, split, encoders, limit), part)
+        part.replace(cache)
     flat = load_file(cache)
     rows = {name: flat[name].split(flat[f"{name}.counts"].tolist()) for name in _NAMES}
     clean = [

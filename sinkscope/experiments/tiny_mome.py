@@ -54,6 +54,9 @@ def make_tiny_mome(out: Path, *, recipe: Recipe = RECIPE) -> Path:
         out: folder of the corpus, the features and the result.
         recipe: of the training.
     """
+    made = out / "tiny-mome"
+    if (made / "training.json").exists():
+        return made
     make_corpus(out / "corpus", tiny_avsr.SIZES)
     folder = next(one.folder for one in bundled() if one.name == BASE)
     base = LlamaAvsr.from_pretrained(folder)
@@ -67,6 +70,11 @@ def make_tiny_mome(out: Path, *, recipe: Recipe = RECIPE) -> Path:
     model = _with_experts(base)
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     train_at(model, SETTINGS, stores, folder=out / "tiny-mome-training", recipe=recipe)
+    beside = out / BASE
+    if not beside.exists():
+        shutil.copytree(folder, beside)
+    parts = ("llm", *(f"{stream}_encoder" for stream in KINDS))
+    save_adapters(model.half(), made, dict.fromkeys(parts, str(beside.resolve())))
     report = {
         "command": "python -m sinkscope.experiments.tiny_mome OUT",
         "commit": commit_of_package(),
@@ -74,21 +82,14 @@ def make_tiny_mome(out: Path, *, recipe: Recipe = RECIPE) -> Path:
         "rates": {"audio": AUDIO, "video": VIDEO},
         "experts": asdict(EXPERTS),
         "trained parameters": sum(model.get_parameter(name).numel() for name in trained),
-        "of experts": count_experts(
-            EXPERTS, hidden_size=base.config.hidden_size, layers=4
-        )._asdict(),
+        "of experts": _expert_count(base),
         "curve": json.loads((out / "tiny-mome-training" / "curve.json").read_text()),
-        "word errors, test voices": _errors(model, test, SETTINGS),
+        "word errors, test voices": _errors(LlamaAvsr.from_pretrained(made), test, SETTINGS),
         "word errors of tiny-avsr": _errors(base, test, SETTINGS),
     }
-    beside = out / BASE
-    if not beside.exists():
-        shutil.copytree(folder, beside)
-    parts = ("llm", *(f"{stream}_encoder" for stream in KINDS))
-    save_adapters(model.half(), out / "tiny-mome", dict.fromkeys(parts, str(beside.resolve())))
     text = json.dumps(report, indent=1)
-    (out / "tiny-mome" / "training.json").write_text(text + "\n", encoding="utf-8")
-    return out / "tiny-mome"
+    (made / "training.json").write_text(text + "\n", encoding="utf-8")
+    return made
 
 
 def _with_experts(base: LlamaAvsr) -> LlamaAvsr:

@@ -24,6 +24,7 @@ __all__ = [
     "difference",
     "folder_of",
     "numbers_table",
+    "read_sample",
     "sample_of",
     "wer_table",
 ]
@@ -98,11 +99,21 @@ def sample_of(
     folders = [folder_of(out, arm, task, level, stage=stage) for arm in arms]
     if not folders or not all((folder / "sinks.csv").exists() for folder in folders):
         return None
+    return read_sample(folders, number)
+
+
+def read_sample(folders: Sequence[Path], number: str) -> Sample:
+    """A number of every utterance, a folder of measurements a seed.
+
+    Args:
+        folders: what `sinkscope.experiments.decorrelation.measuring.measure` wrote.
+        number: ``"wer"``, or a column of ``numbers.csv``.
+    """
     if number == "wer":
         counts = np.array([json.loads((one / "errors.json").read_text()) for one in folders])
         return Sample(counts[..., 1:].sum(-1).astype(float), counts[0, :, 0].astype(float))
     columns = [pd.read_csv(one / "numbers.csv")[number].to_numpy(float) for one in folders]
-    values = np.nan_to_num(np.stack(columns))
+    values = np.stack(columns)
     return Sample(values, np.ones(values.shape[1]))
 
 

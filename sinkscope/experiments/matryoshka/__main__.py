@@ -15,6 +15,7 @@ from sinkscope.experiments.matryoshka.running import (
     best_rates,
     best_weight,
     choose_numbers,
+    refuse_other_sizes,
     run_arms,
     run_experts,
     run_hearing,
@@ -26,14 +27,18 @@ __all__ = ["arms_of", "longer_arms", "main"]
 def arms_of(
     seeds: Sequence[int], rates: dict[str, float], weight: float | int, systems: Sequence[str]
 ) -> list[Arm]:
-    """Every system of every seed, without the loss and with it; the largest system comes last."""
-    arms = [
+    """Every system of every seed, without the loss and with it."""
+    return [
         Arm(seed, system, own, rates["mome" if system == "mome" else "ms"])
         for seed in seeds
         for system in systems
         for own in (0.0, weight)
     ]
-    return sorted(arms, key=lambda arm: arm.system == "ss")
+
+
+def by_size(arm: Arm) -> int:
+    """What is trained first: systems that every question is about, then what takes longest."""
+    return 2 if arm.system == "ss" else int(arm.longer)
 
 
 def longer_arms(arms: Sequence[Arm]) -> list[Arm]:
@@ -58,14 +63,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     sizes = Sizes(**{name: getattr(given, name) for name in asdict(Sizes())})
     out, workers = given.out, given.workers
+    refuse_other_sizes(out, sizes)
     prepare(out, given.seeds)
     run_hearing(out, given.seeds, sizes, workers=workers)
-    table = choose_numbers(out, sizes, workers=workers)
+    table = choose_numbers(out, sizes, seed=min(given.seeds), workers=workers)
     weight, rates = best_weight(table), best_rates(table)
     arms = arms_of(given.seeds, rates, weight, list(SYSTEMS))
-    run_arms(out, arms, sizes, workers=workers)
     longer = longer_arms(arms)
-    run_arms(out, longer, sizes, workers=workers)
+    run_arms(out, sorted([*arms, *longer], key=by_size), sizes, workers=workers)
     base, tuned = (
         [arm for arm in arms if arm.system == "mome" and (arm.weight > 0) is with_loss]
         for with_loss in (False, True)

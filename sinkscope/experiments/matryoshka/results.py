@@ -4,7 +4,6 @@ Intervals are those of `sinkscope.experiments.decorrelation.results`: a bootstra
 utterances at once, the same draws for everything that is compared.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
@@ -15,8 +14,8 @@ import pandas as pd
 from jaxtyping import Float
 
 from sinkscope.analysis.bootstrap import bootstrap_interval, bootstrap_weights
-from sinkscope.experiments.decorrelation.results import NUMBERS, Sample
-from sinkscope.experiments.matryoshka.plan import SETTINGS, SYSTEMS, Arm, Setting
+from sinkscope.experiments.decorrelation.results import NUMBERS, Sample, read_sample
+from sinkscope.experiments.matryoshka.plan import SETTINGS, Arm, Setting
 from sinkscope.experiments.matryoshka.running import folder_of
 
 __all__ = [
@@ -36,14 +35,6 @@ Arms = Mapping[str, tuple[Sequence[Arm], Sequence[Arm]]]
 Interval = tuple[float, float, float]
 
 
-def arms_by_system(seeds: Sequence[int], weight: float | int) -> Arms:
-    """The arms that were run."""
-    return {
-        system: ([Arm(s, system) for s in seeds], [Arm(s, system, weight) for s in seeds])
-        for system in SYSTEMS
-    }
-
-
 def sample_of(
     out: Path, arms: Sequence[Arm], setting: Setting, *, number: str = "wer"
 ) -> Sample | None:
@@ -58,12 +49,7 @@ def sample_of(
     folders = [folder_of(out, arm, setting) for arm in arms]
     if not folders or not all((folder / "sinks.csv").exists() for folder in folders):
         return None
-    if number == "wer":
-        counts = np.array([json.loads((one / "errors.json").read_text()) for one in folders])
-        return Sample(counts[..., 1:].sum(-1).astype(float), counts[0, :, 0].astype(float))
-    columns = [pd.read_csv(one / "numbers.csv")[number].to_numpy(float) for one in folders]
-    values = np.nan_to_num(np.stack(columns))
-    return Sample(values, np.ones(values.shape[1]))
+    return read_sample(folders, number)
 
 
 def combined(

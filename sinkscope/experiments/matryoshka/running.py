@@ -6,7 +6,7 @@ Every job leaves its folder whole or not at all, so a run that was stopped goes 
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache, partial
 from itertools import product
 from multiprocessing import get_context
@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from sinkscope.avsr.clip import Clip
 from sinkscope.avsr.model import LlamaAvsr
+from sinkscope.errors import CheckpointError
 from sinkscope.experiments import tiny_avsr
 from sinkscope.experiments.corpus import read_corpus
 from sinkscope.experiments.decorrelation.arms import Stores
@@ -46,6 +47,7 @@ __all__ = [
     "choose_numbers",
     "folder_of",
     "read_model",
+    "refuse_other_sizes",
     "run_arms",
     "run_experts",
     "run_hearing",
@@ -56,12 +58,29 @@ LONG_ENOUGH = 2.56
 
 
 def run_hearing(out: Path, seeds: Sequence[int], sizes: Sizes, *, workers: int = 2) -> None:
-    """Train the hearing model of every seed."""
+    """Encode the corpus, and train the hearing model of every seed."""
+    _stores(out)
+    _test(out)
     _run(seeds, partial(_hear, out, sizes), workers)
 
 
-def choose_numbers(out: Path, sizes: Sizes, *, workers: int = 2) -> pd.DataFrame:
-    """Short runs of the first seed, by which learning rates and weight are chosen.
+def refuse_other_sizes(out: Path, sizes: Sizes) -> None:
+    """Write how much is done into the folder of results, or refuse to do another amount there.
+
+    Raises:
+        CheckpointError: the folder was made with other sizes.
+    """
+    path = out / "sizes.json"
+    if path.exists() and json.loads(path.read_text()) != asdict(sizes):
+        raise CheckpointError(
+            f"{out} was made with other sizes ({path.name} tells which); choose another folder."
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(asdict(sizes), indent=1) + "\n")
+
+
+def choose_numbers(out: Path, sizes: Sizes, *, seed: int = 0, workers: int = 2) -> pd.DataFrame:
+    """Short runs of one seed, by which learning rates and weight are chosen.
 
     Returns:
         One row a run: ``system weight learning_rate mean``, the mean word error rate on the
@@ -70,12 +89,12 @@ def choose_numbers(out: Path, sizes: Sizes, *, workers: int = 2) -> pd.DataFrame
         weights of the loss.
     """
     rates = [
-        Arm(0, system, learning_rate=rate)
+        Arm(seed, system, learning_rate=rate)
         for system, rate in product(("ms", "mome"), RATES_OF_LEARNING)
     ]
     table = _swept(out, rates, sizes, workers)
     best = best_rates(table)
-    weights = [Arm(0, system, weight, best[system]) for system, weight in product(best, WEIGHTS)]
+    weights = [Arm(seed, system, weight, best[system]) for system, weight in product(best, WEIGHTS)]
     table = pd.concat([table, _swept(out, weights, sizes, workers)], ignore_index=True)
     table.to_csv(out / "sweep.csv", index=False)
     return table

@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +67,14 @@ def train_at(
     folder: Path,
     recipe: Recipe,
 ) -> LlamaAvsr:
-    """Train what of the model is not frozen, once; the curve and the weights go to the folder."""
+    """Train what of the model is not frozen, once; the curve and the weights go to the folder.
+
+    Raises:
+        CheckpointError: the folder was trained by another recipe or at other settings.
+    """
+    _refuse_other(folder, {**asdict(recipe), "settings": [one.name for one in settings]})
     if (folder / TRAINED).exists():
         return read_trained(model, folder)
-    folder.mkdir(parents=True, exist_ok=True)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(trained.values(), lr=0.0, betas=(0.9, 0.95), weight_decay=0.0)
     by_length = np.argsort([len(features["audio"]) for features in stores.train.clean])
@@ -122,7 +126,7 @@ def step_loss(
         ``"cross_entropy"``, with a weight ``"decorrelation"``, and of a model with routed experts
         ``"balance"``, over the tokens of all settings.
     """
-    experts = model.config.mome
+    experts = model.config.mome if model.config.mome and model.config.mome.routed else None
     routing = hold_routing(model.llm) if experts is not None else nullcontext([])
     sums: dict[str, list[Tensor]] = {"cross_entropy": []}
     with routing as held:
@@ -139,6 +143,18 @@ def step_loss(
         if experts is not None:
             parts["balance"] = balance_loss(held, experts)
     return parts
+
+
+def _refuse_other(folder: Path, recipe: dict[str, Any]) -> None:
+    """Write the recipe of a folder, or refuse one that differs from what is written there."""
+    path = folder / "recipe.json"
+    if path.exists() and json.loads(path.read_text()) != recipe:
+        raise CheckpointError(
+            f"{folder} was trained by another recipe ({path.name} tells which); choose another "
+            "folder of results, or remove it and train it again."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(recipe, indent=1) + "\n")
 
 
 def read_trained(model: LlamaAvsr, folder: Path) -> LlamaAvsr:
