@@ -9,6 +9,7 @@ import pandas as pd
 from sinkscope.experiments.decorrelation.claims import Claim
 from sinkscope.experiments.decorrelation.figures import SCHEMES, rates_in_words
 from sinkscope.experiments.decorrelation.results import NUMBERS
+from sinkscope.experiments.markdown import grid, line, records_of
 
 __all__ = ["page_of"]
 
@@ -24,7 +25,7 @@ def page_of(
 ) -> str:
     """The page, with every table and claim in its place."""
     template = (Path(__file__).parent / "report.md").read_text(encoding="utf-8")
-    rows = {name: _records(table) for name, table in tables.items()}
+    rows = {name: records_of(table) for name, table in tables.items()}
     return template.format(
         seeds=len(seeds),
         weight=f"{weight:g}",
@@ -42,18 +43,6 @@ def page_of(
     )
 
 
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
-
-
-def _row(*cells: object) -> str:
-    return f"| {' | '.join(str(cell) for cell in cells)} |"
-
-
-def _table(head: Sequence[str], rows: Sequence[str]) -> str:
-    return "\n".join([_row(*head), _row(*["---"] * len(head)), *rows])
-
-
 def _share(row: Row, name: str) -> str:
     point, low, high = (100 * row[f"{name}{end}"] for end in ("", "_low", "_high"))
     sign = "+" if name == "difference" else ""
@@ -65,24 +54,24 @@ def _errors(wer: Sequence[Row]) -> str:
     for row in wer:
         level, task = row["level"], row["task"]
         shown = [_share(row, name) for name in ("without", "with", "difference")]
-        rows.append(_row(SCHEMES[row["scheme"]], task, level, rates_in_words(level, task), *shown))
+        rows.append(line(SCHEMES[row["scheme"]], task, level, rates_in_words(level, task), *shown))
     head = ("scheme", "task", "compression", "rate", "without, %", "with, %", "difference, points")
-    return _table(head, rows)
+    return grid(head, rows)
 
 
 def _numbers(numbers: pd.DataFrame) -> str:
     groups = numbers.groupby(["scheme", "number"], sort=False)
     means = pd.DataFrame(groups[["without", "with"]].mean())
     rows = [
-        _row(
+        line(
             SCHEMES[row["scheme"]],
             NUMBERS[row["number"]],
             f"{row['without']:.3g}",
             f"{row['with']:.3g}",
         )
-        for row in _records(means.reset_index())
+        for row in records_of(means.reset_index())
     ]
-    return _table(("scheme", "mean over tasks and levels", "without", "with"), rows)
+    return grid(("scheme", "mean over tasks and levels", "without", "with"), rows)
 
 
 def _claims(claims: Sequence[Claim]) -> str:
@@ -90,13 +79,13 @@ def _claims(claims: Sequence[Claim]) -> str:
     for claim in claims:
         figure = f"`{claim.figure}`" if claim.figure else ""
         verdict = f"**{claim.verdict}**"
-        rows.append(_row(claim.name, claim.statement, claim.known_from, verdict, figure))
-    return _table(("", "claim", "known from", "here", "figure"), rows)
+        rows.append(line(claim.name, claim.statement, claim.known_from, verdict, figure))
+    return grid(("", "claim", "known from", "here", "figure"), rows)
 
 
 def _sweep(sweep: Sequence[Row]) -> str:
-    rows = [_row(f"{row['weight']:g}", f"{100 * row['mean']:.1f} %") for row in sweep]
-    return _table(("weight", "word error rate, development voices, mean of nine"), rows)
+    rows = [line(f"{row['weight']:g}", f"{100 * row['mean']:.1f} %") for row in sweep]
+    return grid(("weight", "word error rate, development voices, mean of nine"), rows)
 
 
 def _controls(controls: Sequence[Row]) -> str:
@@ -105,11 +94,11 @@ def _controls(controls: Sequence[Row]) -> str:
         values.setdefault(row["arm"], {}).setdefault(row["number"], []).append(row["value"])
     numbers = list(dict.fromkeys(row["number"] for row in controls))
     rows = [
-        _row(arm, *(_spread(found.get(number, [])) for number in numbers))
+        line(arm, *(_spread(found.get(number, [])) for number in numbers))
         for arm, found in values.items()
     ]
     names = [NUMBERS.get(number, "word error rate") for number in numbers]
-    return _table(("arm", *names), rows)
+    return grid(("arm", *names), rows)
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -123,21 +112,21 @@ def _swapped(swapped: Sequence[Row]) -> str:
         return "Not measured."
     names = [name for name in swapped[0] if name not in ("seed", "swapped")]
     rows = [
-        _row(
+        line(
             row["seed"],
             "exchanged" if row["swapped"] else "as trained",
             *(f"{row[name]:.2f}" for name in names),
         )
         for row in swapped
     ]
-    return _table(("seed", "embeddings", *(f"`{name}`" for name in names)), rows)
+    return grid(("seed", "embeddings", *(f"`{name}`" for name in names)), rows)
 
 
 def _meaning(meaning: Sequence[Row]) -> str:
     if not meaning:
         return "No audio or video token was a sink."
     rows = [
-        _row(
+        line(
             row["seed"],
             row["setting"],
             f"{row['segment']} tokens, {row['measure']}",
@@ -148,4 +137,4 @@ def _meaning(meaning: Sequence[Row]) -> str:
         )
         for row in meaning
     ]
-    return _table(("seed", "setting", "measure", "sinks", "mean", "mean of others", "p"), rows)
+    return grid(("seed", "setting", "measure", "sinks", "mean", "mean of others", "p"), rows)

@@ -4,16 +4,11 @@ Every job leaves its folder whole or not at all, so a run that was stopped goes 
 """
 
 import json
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from functools import cache, partial
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-import torch
-from tqdm import tqdm
 
 from sinkscope.avsr.clip import Clip
 from sinkscope.avsr.model import LlamaAvsr
@@ -40,6 +35,7 @@ from sinkscope.experiments.decorrelation.plan import (
     Sizes,
     cells_of,
 )
+from sinkscope.experiments.jobs import run_jobs
 from sinkscope.experiments.tiny_features import FeatureStore
 
 __all__ = ["closer", "run_arms", "run_cells", "step_zero", "sweep"]
@@ -53,7 +49,7 @@ def sweep(out: Path, sizes: Sizes, *, workers: int = 2) -> pd.DataFrame:
         above 0 is the weight of the experiment.
     """
     arms = [Arm(0, weight=weight) for weight in WEIGHTS]
-    _run(arms, partial(_train_only, out, sizes=sizes), workers)
+    run_jobs(arms, partial(_train_only, out, sizes=sizes), workers)
     rows = []
     for arm in arms:
         last = json.loads((out / arm.name / "curve.json").read_text())[-1]
@@ -67,34 +63,23 @@ def sweep(out: Path, sizes: Sizes, *, workers: int = 2) -> pd.DataFrame:
 
 def run_arms(out: Path, arms: Sequence[Arm], sizes: Sizes, *, workers: int = 2) -> None:
     """Train and measure the shared stages of arms."""
-    _run(arms, partial(_do_arm, out, sizes=sizes), workers)
+    run_jobs(arms, partial(_do_arm, out, sizes=sizes), workers)
 
 
 def run_cells(out: Path, arms: Sequence[Arm], sizes: Sizes, *, workers: int = 2) -> None:
     """Train and measure every cell of some arms, whose shared stages are there."""
-    _run(list(cells_of(arms)), partial(_do_cell, out, sizes=sizes), workers)
+    run_jobs(list(cells_of(arms)), partial(_do_cell, out, sizes=sizes), workers)
 
 
 def closer(out: Path, arms: Sequence[Arm], sizes: Sizes, *, workers: int = 2) -> None:
     """Explain the sinks of arms in the settings of `CLOSER`, and test the story."""
-    _run(arms, partial(_look_closer, out, sizes=sizes), workers)
+    run_jobs(arms, partial(_look_closer, out, sizes=sizes), workers)
 
 
 def step_zero(out: Path, arms: Sequence[Arm], sizes: Sizes) -> None:
     """Measure the models of some arms before any step of training."""
     for arm in arms:
         _measure_arm(out, f"step-zero-{arm.name}", begin(out, arm).eval(), sizes)
-
-
-def _run(jobs: Sequence[Any], do: Callable[..., None], workers: int) -> None:
-    spawn = get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_alone) as pool:
-        for _ in tqdm(pool.map(do, jobs), total=len(jobs), unit="job"):
-            pass
-
-
-def _alone() -> None:
-    torch.set_num_threads(1)
 
 
 def _train_only(out: Path, arm: Arm, *, sizes: Sizes) -> None:

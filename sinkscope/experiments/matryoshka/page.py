@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from sinkscope.experiments.decorrelation.results import NUMBERS
+from sinkscope.experiments.markdown import grid, line, records_of
 from sinkscope.experiments.matryoshka.figures import rates_in_words
 from sinkscope.experiments.matryoshka.plan import SETTINGS, SYSTEMS, TASKS
 
@@ -23,7 +24,7 @@ def page_of(tables: Mapping[str, pd.DataFrame], told: Mapping[str, Any]) -> str:
         told: how the report was made.
     """
     template = (Path(__file__).parent / "report.md").read_text(encoding="utf-8")
-    wer = _records(tables["wer"])
+    wer = records_of(tables["wer"])
     return template.format(
         seeds=len(told["seeds"]),
         weight=f"{told['weight']:g}",
@@ -32,15 +33,15 @@ def page_of(tables: Mapping[str, pd.DataFrame], told: Mapping[str, Any]) -> str:
         utterances=wer[0]["utterances"] if wer else 0,
         looked_at=told["sizes"]["looked_at"],
         wer=_errors(wer),
-        systems=_systems(_records(tables["systems"])),
-        systems_said=_counted(_records(tables["systems"]), "difference"),
+        systems=_systems(records_of(tables["systems"])),
+        systems_said=_counted(records_of(tables["systems"]), "difference"),
         help_said=_counted(wer, "difference"),
-        help=_help(_records(tables["help"])),
-        more_said=_counted(_records(tables["help"]), "more"),
+        help=_help(records_of(tables["help"])),
+        more_said=_counted(records_of(tables["help"]), "more"),
         numbers=_numbers(tables["numbers"]),
         long_steps=told["sizes"]["longer"],
-        longer=_longer(_records(tables["longer"])),
-        sweep=_sweep(_records(tables["sweep"])),
+        longer=_longer(records_of(tables["longer"])),
+        sweep=_sweep(records_of(tables["sweep"])),
         usage=_usage(tables["experts_usage"]),
         balance=_balance(tables["experts_balance"]),
         sink_experts=_sink_experts(tables["experts_sink_experts"]),
@@ -48,18 +49,6 @@ def page_of(tables: Mapping[str, pd.DataFrame], told: Mapping[str, Any]) -> str:
         share=_share(tables["experts_sink_share"]),
         similarity=_similarity(tables["experts_similarity"]),
     )
-
-
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
-
-
-def _row(*cells: object) -> str:
-    return f"| {' | '.join(str(cell) for cell in cells)} |"
-
-
-def _table(head: Sequence[str], rows: Sequence[str]) -> str:
-    return "\n".join([_row(*head), _row(*["---"] * len(head)), *rows])
 
 
 def _points(row: Row, name: str) -> str:
@@ -75,7 +64,7 @@ def _setting(row: Row) -> tuple[str, str]:
 
 def _errors(wer: Sequence[Row]) -> str:
     rows = [
-        _row(
+        line(
             SYSTEMS[row["system"]],
             *_setting(row),
             *(_points(row, name) for name in ("without", "with", "difference")),
@@ -83,7 +72,7 @@ def _errors(wer: Sequence[Row]) -> str:
         for row in wer
     ]
     head = ("system", "task", "rates", "without the loss, %", "with it, %", "difference, points")
-    return _table(head, rows)
+    return grid(head, rows)
 
 
 def _systems(rows: Sequence[Row]) -> str:
@@ -93,7 +82,7 @@ def _systems(rows: Sequence[Row]) -> str:
     for row in rows:
         settings.setdefault(_setting(row), []).append(_points(row, "difference"))
     head = ("task", "rates", *(SYSTEMS[name] for name in names))
-    return _table(head, [_row(*setting, *cells) for setting, cells in settings.items()])
+    return grid(head, [line(*setting, *cells) for setting, cells in settings.items()])
 
 
 def _counted(rows: Sequence[Row], name: str) -> str:
@@ -109,7 +98,7 @@ def _help(rows: Sequence[Row]) -> str:
         for task in TASKS
     }
     body = [
-        _row(
+        line(
             SYSTEMS[row["system"]],
             f"{TASKS[row['task']]}, {ends[row['task']][0]} and {ends[row['task']][-1]}",
             *(_points(row, name) for name in ("lowest", "highest", "more")),
@@ -117,7 +106,7 @@ def _help(rows: Sequence[Row]) -> str:
         for row in rows
     ]
     head = ("system", "task, rates", "at the lowest", "at the highest", "highest minus lowest")
-    return _table(head, body)
+    return grid(head, body)
 
 
 def _numbers(numbers: pd.DataFrame) -> str:
@@ -125,15 +114,15 @@ def _numbers(numbers: pd.DataFrame) -> str:
         ["without", "with"], ["system", "number"], sort=False
     ).reset_index()
     rows = [
-        _row(
+        line(
             SYSTEMS[row["system"]],
             NUMBERS[row["number"]],
             f"{row['without']:.3g}",
             f"{row['with']:.3g}",
         )
-        for row in _records(means)
+        for row in records_of(means)
     ]
-    return _table(("system", "mean over settings", "without", "with"), rows)
+    return grid(("system", "mean over settings", "without", "with"), rows)
 
 
 def _longer(rows: Sequence[Row]) -> str:
@@ -146,14 +135,15 @@ def _longer(rows: Sequence[Row]) -> str:
         cells = (f"{100 * row['longer']:.1f}", _points(row, "difference"))
         settings.setdefault(_setting(row), []).extend(cells)
     head = [cell for name in names for cell in (f"{SYSTEMS[name]}, %", "change")]
-    return _table(
-        ("task", "rates", *head), [_row(*setting, *cells) for setting, cells in settings.items()]
+    return grid(
+        ("task", "rates", *head),
+        [line(*setting, *cells) for setting, cells in settings.items()],
     )
 
 
 def _sweep(rows: Sequence[Row]) -> str:
     body = [
-        _row(
+        line(
             SYSTEMS[row["system"]],
             f"{row['learning_rate']:g}",
             f"{row['weight']:g}",
@@ -161,19 +151,19 @@ def _sweep(rows: Sequence[Row]) -> str:
         )
         for row in rows
     ]
-    return _table(("system", "learning rate", "weight of the loss", "error, mean of eight"), body)
+    return grid(("system", "learning rate", "weight of the loss", "error, mean of eight"), body)
 
 
 def _usage(table: pd.DataFrame) -> str:
     rows = []
-    for row in _records(table.loc[table["segment"].isin(["all", "audio", "video"])]):
+    for row in records_of(table.loc[table["segment"].isin(["all", "audio", "video"])]):
         rates, layers = (_interval(row, name) for name in ("rates", "layers"))
         shuffled = f"{row['rates_control']:.2f} (95 % below {row['rates_control_high']:.2f})"
         rows.append(
-            _row(row["side"], row["seed"], row["segment"], rates, shuffled, layers, row["verdict"])
+            line(row["side"], row["seed"], row["segment"], rates, shuffled, layers, row["verdict"])
         )
     head = ("", "seed", "tokens", "between rates", "shuffled", "between layers", "verdict")
-    return _table(head, rows)
+    return grid(head, rows)
 
 
 def _interval(row: Row, name: str) -> str:
@@ -188,16 +178,16 @@ def _balance(table: pd.DataFrame) -> str:
             f"{own[name].min():.2f} to {own[name].max():.2f}"
             for name in ("usage_entropy", "token_entropy", "balance", "max_over_mean")
         ]
-        rows.append(_row(side, *spans, int(own["unused"].sum())))
+        rows.append(line(side, *spans, int(own["unused"].sum())))
     head = ("", "entropy of usage", "entropy of a token's router", "balance", "busiest over mean")
-    return _table((*head, "experts never used"), rows)
+    return grid((*head, "experts never used"), rows)
 
 
 def _sink_experts(table: pd.DataFrame) -> str:
     if table.empty:
         return "No layer has an attention sink."
     rows = [
-        _row(
+        line(
             row["side"],
             row["seed"],
             f"{row['audio_rate']}, {row['video_rate']}",
@@ -208,10 +198,10 @@ def _sink_experts(table: pd.DataFrame) -> str:
             _chance(row, "control", "p"),
             _chance(row, "anywhere", "anywhere_p"),
         )
-        for row in _records(table)
+        for row in records_of(table)
     ]
     head = ("", "seed", "rates", "layer", "sinks on", "how many", "get one expert")
-    return _table((*head, "others of the segment", "any others"), rows)
+    return grid((*head, "others of the segment", "any others"), rows)
 
 
 def _chance(row: Row, name: str, p: str) -> str:
@@ -227,9 +217,9 @@ def _agreement(table: pd.DataFrame) -> str:
     for (side, segment), part in own.groupby(["side", "segment"], sort=False):
         weights = part["sinks"] / part["sinks"].sum()
         agree, control = ((part[name] * weights).sum() for name in ("agree", "control"))
-        rows.append(_row(side, segment, int(part["sinks"].sum()), f"{agree:.0%}", f"{control:.0%}"))
+        rows.append(line(side, segment, int(part["sinks"].sum()), f"{agree:.0%}", f"{control:.0%}"))
     head = ("", "sinks on", "sinks, counted once for each other pair")
-    return _table((*head, "have one there at another pair of rates", "random tokens"), rows)
+    return grid((*head, "have one there at another pair of rates", "random tokens"), rows)
 
 
 def _share(table: pd.DataFrame) -> str:
@@ -238,15 +228,15 @@ def _share(table: pd.DataFrame) -> str:
     sums: pd.DataFrame = whole.groupby(keys, sort=False)[["tokens", "sinks"]].sum().reset_index()
     clips = whole.groupby(keys, sort=False)["sinks_a_clip"].mean().tolist()
     rows = [
-        _row(
+        line(
             row["side"],
             f"{row['audio_rate']}, {row['video_rate']}",
             f"{row['sinks'] / row['tokens']:.2%}",
             f"{each:.2f}",
         )
-        for row, each in zip(_records(sums), clips, strict=True)
+        for row, each in zip(records_of(sums), clips, strict=True)
     ]
-    return _table(("", "rates", "share of tokens that are sinks", "sinks a clip"), rows)
+    return grid(("", "rates", "share of tokens that are sinks", "sinks a clip"), rows)
 
 
 def _similarity(table: pd.DataFrame) -> str:
@@ -254,14 +244,14 @@ def _similarity(table: pd.DataFrame) -> str:
         ["expected", *SIMILAR], ["side", "segment", "layer"], sort=False
     ).reset_index()
     rows = [
-        _row(
+        line(
             *(row[name] for name in ("side", "segment", "layer")),
             *(f"{row[name]:.2f}" for name in ("expected", *SIMILAR)),
         )
-        for row in _records(means)
+        for row in records_of(means)
     ]
     head = ("", "stream", "layer", "ratio of the rates", "slope", "partners", "inside")
-    return _table((*head, "inside, another clip", "seconds off"), rows)
+    return grid((*head, "inside, another clip", "seconds off"), rows)
 
 
 SIMILAR = ("slope", "partners", "inside", "control_inside", "deviation")

@@ -4,18 +4,13 @@ Every job leaves its folder whole or not at all, so a run that was stopped goes 
 """
 
 import json
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cache, partial
 from itertools import product
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-import torch
-from tqdm import tqdm
 
 from sinkscope.avsr.clip import Clip
 from sinkscope.avsr.model import LlamaAvsr
@@ -24,6 +19,7 @@ from sinkscope.experiments import tiny_avsr
 from sinkscope.experiments.corpus import read_corpus
 from sinkscope.experiments.decorrelation.arms import Stores
 from sinkscope.experiments.decorrelation.measuring import measure
+from sinkscope.experiments.jobs import run_jobs
 from sinkscope.experiments.matryoshka.experts import (
     folder_of_experts,
     look_at_experts,
@@ -61,7 +57,7 @@ def run_hearing(out: Path, seeds: Sequence[int], sizes: Sizes, *, workers: int =
     """Encode the corpus, and train the hearing model of every seed."""
     _stores(out)
     _test(out)
-    _run(seeds, partial(_hear, out, sizes), workers)
+    run_jobs(seeds, partial(_hear, out, sizes), workers)
 
 
 def refuse_other_sizes(out: Path, sizes: Sizes) -> None:
@@ -116,7 +112,7 @@ def best_weight(table: pd.DataFrame) -> float:
 def run_arms(out: Path, arms: Sequence[Arm], sizes: Sizes, *, workers: int = 2) -> None:
     """Train every model of some arms and measure it at its settings."""
     jobs = [(arm, number) for arm in arms for number in range(len(arm.parts))]
-    _run(jobs, partial(_do_part, out, sizes), workers)
+    run_jobs(jobs, partial(_do_part, out, sizes), workers)
 
 
 def run_experts(
@@ -128,7 +124,7 @@ def run_experts(
         for arm in base
         for side, own in sides_of(arm.seed, base, tuned).items()
     ]
-    _run(jobs, partial(_look, out, sizes), workers)
+    run_jobs(jobs, partial(_look, out, sizes), workers)
 
 
 def folder_of(out: Path, arm: Arm, setting: Setting) -> Path:
@@ -143,7 +139,7 @@ def read_model(out: Path, arm: Arm, setting: Setting) -> LlamaAvsr:
 
 
 def _swept(out: Path, arms: Sequence[Arm], sizes: Sizes, workers: int) -> pd.DataFrame:
-    _run(arms, partial(_sweep_one, out, sizes), workers)
+    run_jobs(arms, partial(_sweep_one, out, sizes), workers)
     rows = []
     for arm in arms:
         last = json.loads((_sweep_folder(out, arm) / "curve.json").read_text())[-1]
@@ -155,17 +151,6 @@ def _swept(out: Path, arms: Sequence[Arm], sizes: Sizes, workers: int) -> pd.Dat
 
 def _sweep_folder(out: Path, arm: Arm) -> Path:
     return out / "sweep" / f"{arm.name}-rate{arm.learning_rate:g}"
-
-
-def _run(jobs: Sequence[Any], do: Callable[[Any], None], workers: int) -> None:
-    spawn = get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_alone) as pool:
-        for _ in tqdm(pool.map(do, jobs), total=len(jobs), unit="job"):
-            pass
-
-
-def _alone() -> None:
-    torch.set_num_threads(1)
 
 
 def _hear(out: Path, sizes: Sizes, seed: int) -> None:
