@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import nn
 
-from sinkscope.avsr.config import LoraSettings
-from sinkscope.avsr.lora import attach_lora
+from sinkscope.avsr.config import AvsrConfig, LoraSettings
+from sinkscope.avsr.lora import attach_lora, branches_of, lora_rank
 from sinkscope.avsr.lora_schemes import all_adapters, ties_rate
 from sinkscope.avsr.model import LlamaAvsr
-from sinkscope.avsr.mome import MomeSettings, add_mixtures
+from sinkscope.avsr.mome import MomeSettings, add_mixtures, mixtures
 from sinkscope.avsr.projector import Projector
 from sinkscope.errors import InputError
 
@@ -54,24 +54,56 @@ def adapt(
         The model that was given.
 
     Raises:
-        InputError: it has branches or experts already, or no projector or branch for a rate.
+        InputError: it has branches or experts already, or no projector or branch for a rate; or
+            lora and mome are both given. The model is then what it was.
     """
-    _give_projectors(model, projectors, {"audio": audio_rates, "video": video_rates})
+    before = model.config
+    _refuse_additions(model, lora, mome)
+    fronts = _with_rates(before, projectors, {"audio": audio_rates, "video": video_rates})
+    model.config = replace(fronts, lora=lora or before.lora, mome=mome or before.mome)
+    if (before.projectors, fronts.projectors) == ("shared", "per_rate"):
+        for name in before.streams:
+            setattr(model, f"{name}_projector", _copies(model, name))
     if lora is not None:
-        _refuse_both(model, "lora", "mome")
         attach_lora(model.llm, lora, adapters=all_adapters(lora, model.config))
-        model.config = replace(model.config, lora=lora)
     if mome is not None:
-        _refuse_both(model, "mome", "lora")
         add_mixtures(model.llm, mome)
-        model.config = replace(model.config, mome=mome)
     return model
 
 
-def _give_projectors(
-    model: LlamaAvsr, kind: str | None, asked: dict[str, tuple[int, ...] | None]
+def _refuse_additions(
+    model: LlamaAvsr, lora: LoraSettings | None, mome: MomeSettings | None
 ) -> None:
-    before = model.config
+    """Refuses branches and experts that the model cannot be given."""
+    config = model.config
+    if lora is not None and mome is not None:
+        raise InputError("lora and mome are both given, and an LLM has one of them; leave one out.")
+    for new, there in (("lora", "mome"), ("mome", "lora")):
+        if {"lora": lora, "mome": mome}[new] is not None and getattr(config, there) is not None:
+            raise InputError(
+                f"{new} is given, but the model has {there} already, and an LLM has one of them; "
+                f"leave {new} out, or choose a model without {there}."
+            )
+    if lora is not None:
+        lora_rank(config.hidden_size, reduction=lora.reduction)
+        if branches_of(model.llm):
+            raise InputError(
+                "lora is given, but the LLM has LoRA branches already; merge them first, or leave "
+                "lora out to train these."
+            )
+    if mome is not None and next(mixtures(model.llm), None) is not None:
+        raise InputError(
+            "mome is given, but the LLM has mixtures of experts already; load it afresh, or leave "
+            "mome out to train these."
+        )
+
+
+def _with_rates(
+    before: AvsrConfig, kind: str | None, asked: dict[str, tuple[int, ...] | None]
+) -> AvsrConfig:
+    """The configuration with these projectors and rates."""
+    if kind not in (None, "shared", "per_rate"):
+        raise InputError(f"projectors is {kind!r}; use 'shared' or 'per_rate', or leave it out.")
     given = {name: asked.get(name, asked["video"]) for name in before.streams}
     rates = {name: tuple(dict.fromkeys(own)) for name, own in given.items() if own}
     if before.projectors == "per_rate" and kind == "shared":
@@ -83,11 +115,16 @@ def _give_projectors(
         if before.projectors == "per_rate" or ties_rate(before.lora, name):
             rates[name] = _with_others(name, own, before.rates(name))
     per_rate = "per_rate" in (before.projectors, kind)
+    for name, own in rates.items():
+        if before.compression == "stack" and not per_rate and own != before.rates(name):
+            stacked = before.rates(name)[0]
+            raise InputError(
+                f"{name} rates {', '.join(map(str, own))} are asked for, but the shared {name} "
+                f"projector takes {stacked} stacked frames and no other number; leave the rates "
+                "out, or use projectors='per_rate'."
+            )
     changed: dict[str, Any] = {f"{name}_rates": own for name, own in rates.items()}
-    model.config = replace(before, projectors="per_rate" if per_rate else "shared", **changed)
-    if per_rate and before.projectors == "shared":
-        for name in before.streams:
-            setattr(model, f"{name}_projector", _copies(model, name))
+    return replace(before, projectors="per_rate" if per_rate else "shared", **changed)
 
 
 def _with_others(stream: str, asked: tuple[int, ...], known: tuple[int, ...]) -> tuple[int, ...]:
@@ -114,11 +151,3 @@ def _copies(model: LlamaAvsr, stream: str) -> nn.ModuleDict:
         fresh = Projector(width, config.projector_width, config.hidden_size, norm=norm)
         made[str(rate)] = fresh.to(shared[0].weight)
     return nn.ModuleDict(made)
-
-
-def _refuse_both(model: LlamaAvsr, new: str, there: str) -> None:
-    if getattr(model.config, there) is not None:
-        raise InputError(
-            f"{new} is given, but the model has {there} already, and an LLM has one of them; leave "
-            f"{new} out, or choose a model without {there}."
-        )

@@ -95,6 +95,14 @@ def mixtures(model: nn.Module) -> Iterator[tuple[str, Mome]]:
             yield name, module
 
 
+class _Read(dict[str, Tensor]):
+    """What a mixture reads of a block while it runs."""
+
+    def forget(self, *_: Any) -> None:
+        """Lets go of it; also where the block failed."""
+        self.clear()
+
+
 class AttachedMome(Mome):
     """A mixture that hooks of its block feed and call."""
 
@@ -103,16 +111,21 @@ class AttachedMome(Mome):
     ) -> None:
         super().__init__(hidden_size, settings)
         self._multiplied = multiplied
-        self._read: dict[str, Tensor] = {}
+        self._read = _Read()
 
     def watch(self, block: nn.Module, places: Places) -> None:
-        """Attaches the hooks."""
+        """Attaches the hooks.
+
+        The one that adds stands before all others, so that those that were there see the sum: what
+        transformers collects as ``hidden_states`` is read by hooks that stay once they were used.
+        """
         for module, hook in (
             (_part(block, places.residual), self._take_residual),
             (_part(block, places.normalised), self._take_normalised),
         ):
             module.register_forward_pre_hook(hook, with_kwargs=True)
-        _part(block, places.output).register_forward_hook(self._add)
+        _part(block, places.output).register_forward_hook(self._add, prepend=True)
+        block.register_forward_hook(self._read.forget, always_call=True)
 
     def _take_residual(self, _module: nn.Module, args: Any, kwargs: Any) -> None:
         self._read["residual"] = _states(args, kwargs)
@@ -123,7 +136,6 @@ class AttachedMome(Mome):
     def _add(self, _module: nn.Module, _args: Any, output: Any) -> Any:
         settings = self.settings
         added = self(self._read[settings.reads], self._read[settings.router_reads])
-        self._read.clear()
         first = output[0] if isinstance(output, tuple) else output
         total = first + (added / self._multiplied).view_as(first)
         return (total, *output[1:]) if isinstance(output, tuple) else total

@@ -6,7 +6,8 @@ Example:
     ...     loss = loss + balance_loss(routing, model.config.mome)
 """
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,13 +29,17 @@ class HeldForward:
     """One forward of the decoder.
 
     Attributes:
-        mask: True at real tokens; None where the decoder was given none.
+        mask: True at real tokens; None where the decoder was given none, or one of another form.
         with_gradient: whether it began with gradients.
+        samples: how many.
+        other_mask: what the mask was where it is of another form; "" where it is not.
         layers: the routing of every block that has a mixture, in order.
     """
 
     mask: Bool[Tensor, "sample token"] | None
     with_gradient: bool
+    samples: int = 1
+    other_mask: str = ""
     layers: list[Routing] = field(default_factory=list)
 
     def take(self, routing: Routing) -> None:
@@ -48,13 +53,21 @@ class HeldForward:
                 "hold_routing: a block runs without gradient (reentrant checkpointing), so a loss "
                 "on its routing would train nothing; checkpoint with use_reentrant=False."
             )
-        samples = 1 if self.mask is None else len(self.mask)
         if routing.logits.ndim == 2:
-            routing = Routing(*(part.unflatten(0, (samples, -1)) for part in routing))
+            routing = Routing(*(part.unflatten(0, (self.samples, -1)) for part in routing))
         self.layers.append(routing)
 
     def counted(self, settings: MomeSettings) -> Bool[Tensor, "sample token"]:
-        """The tokens that count in the statistics."""
+        """The tokens that count in the statistics.
+
+        Raises:
+            InputError: the mask does not tell which tokens are padding, and these must not count.
+        """
+        if self.other_mask and not settings.balance_padding:
+            raise InputError(
+                f"balance_loss: the decoder was given {self.other_mask} as its mask, which does "
+                "not tell what is padding; give one of (sample, token), or set balance_padding."
+            )
         logits = self.layers[0].logits
         if self.mask is None or settings.balance_padding:
             return torch.ones(logits.shape[:2], dtype=torch.bool, device=logits.device)
@@ -65,7 +78,8 @@ class HeldForward:
 def hold_routing(model: nn.Module) -> Iterator[list[HeldForward]]:
     """While open, the routing of every forward of the model; at the end it is let go.
 
-    A repetition of blocks in the backward pass (checkpointing) is not held.
+    A repetition of blocks in the backward pass (checkpointing) is not held, nor is a forward of the
+    decoder that failed.
 
     Args:
         model: with mixtures; the LLM, or something that holds it.
@@ -80,26 +94,50 @@ def hold_routing(model: nn.Module) -> Iterator[list[HeldForward]]:
     held: list[HeldForward] = []
     running: list[HeldForward] = []
 
-    def begin(_module: nn.Module, _args: Any, kwargs: Any) -> None:
-        mask = kwargs.get("attention_mask")
-        flat = isinstance(mask, Tensor) and mask.ndim == 2
-        held.append(HeldForward(mask.bool() if flat else None, torch.is_grad_enabled()))
-        running[:] = held[-1:]
+    decoder = model.get_submodule(".".join(routed[0][0].split(".")[:-3]))
+
+    def begin(_module: nn.Module, args: Any, kwargs: Any) -> None:
+        names = inspect.signature(decoder.forward).parameters
+        running[:] = [_begun(dict(zip(names, args, strict=False)) | kwargs)]
 
     def take(_module: nn.Module, _args: Any, routing: Routing) -> None:
         for forward in running:
             forward.take(routing)
 
-    decoder = model.get_submodule(".".join(routed[0][0].split(".")[:-3]))
+    def end(_module: nn.Module, _args: Any, output: Any) -> None:
+        if output is not None:
+            held.extend(running)
+        running.clear()
+
     handles = [one.gate.register_forward_hook(take) for _, one in routed]
     handles.append(decoder.register_forward_pre_hook(begin, with_kwargs=True, prepend=True))
-    handles.append(decoder.register_forward_hook(lambda *_: running.clear(), always_call=True))
+    handles.append(decoder.register_forward_hook(end, always_call=True))
     try:
         yield held
     finally:
         for handle in handles:
             handle.remove()
         held.clear()
+
+
+def _begun(given: Mapping[str, Any]) -> HeldForward:
+    """A forward of the decoder, from its arguments."""
+    mask: Any = given.get("attention_mask")
+    flat = isinstance(mask, Tensor) and mask.ndim == 2
+    tokens = given.get("inputs_embeds")
+    tokens = given.get("input_ids") if tokens is None else tokens
+    return HeldForward(
+        mask.bool() if flat else None,
+        torch.is_grad_enabled(),
+        samples=1 if tokens is None else len(tokens),
+        other_mask="" if flat or mask is None else _form(mask),
+    )
+
+
+def _form(mask: Any) -> str:
+    if isinstance(mask, Tensor):
+        return f"a tensor of shape {tuple(mask.shape)}"
+    return f"a {type(mask).__name__}"
 
 
 def balance_loss(held: list[HeldForward], settings: MomeSettings) -> Float[Tensor, ""]:
@@ -116,32 +154,47 @@ def balance_loss(held: list[HeldForward], settings: MomeSettings) -> Float[Tenso
         Times its weight; balanced routing gives 1 (``top_k`` in Mixtral's form) before that.
 
     Raises:
-        InputError: no forward was held.
+        InputError: no forward was held, or some that ran through other numbers of blocks; or see
+            `HeldForward.counted`.
     """
     forwards = [one for one in held if one.layers]
     if not forwards:
         raise InputError("balance_loss: no forward was held; run the model inside hold_routing.")
-    counted = [one.counted(settings) for one in forwards]
+    layers = {len(one.layers) for one in forwards}
+    if len(layers) > 1:
+        raise InputError(
+            f"balance_loss: the forwards ran through {' and '.join(map(str, sorted(layers)))} "
+            "blocks with experts; hold forwards through all blocks, without layer dropout."
+        )
+    over = settings.balance_over
+    tokens = [_tokens(one.counted(settings), over) for one in forwards]
     means = []
-    for layer in range(len(forwards[0].layers)):
-        routings = [one.layers[layer] for one in forwards]
-        groups = _groups(routings, counted, settings.balance_over)
+    for routings in zip(*(one.layers for one in forwards), strict=True):
+        groups = _groups(routings, tokens, over)
         means.append(torch.stack([_one_group(group, settings) for group in groups]).mean())
     return torch.stack(means).mean()
 
 
-def _groups(routings: list[Routing], counted: list[Tensor], over: str) -> list[Routing]:
+def _tokens(mask: Bool[Tensor, "sample token"], over: str) -> list[Tensor]:
+    """The places of the tokens that count, on one axis: of each sequence, or of all."""
+    places = mask.flatten().nonzero().squeeze(1)
+    if over != "sequence":
+        return [places]
+    return [one for one in places.split(mask.sum(dim=1).tolist()) if len(one)]
+
+
+def _groups(
+    routings: Sequence[Routing], tokens: Sequence[Sequence[Tensor]], over: str
+) -> list[Routing]:
     """The routing of tokens that are taken together, on one axis."""
-    rows = [
-        [Routing(*(part[row][mask[row]] for part in routing)) for row in range(len(mask))]
-        for routing, mask in zip(routings, counted, strict=True)
+    groups = [
+        Routing(*(part.flatten(0, 1)[places] for part in routing))
+        for routing, own in zip(routings, tokens, strict=True)
+        for places in own
     ]
-    together = {
-        "step": [[row for forward in rows for row in forward]],
-        "forward": rows,
-        "sequence": [[row] for forward in rows for row in forward],
-    }[over]
-    return [Routing(*map(torch.cat, zip(*group, strict=True))) for group in together]
+    if over == "step":
+        return [Routing(*map(torch.cat, zip(*groups, strict=True)))]
+    return groups
 
 
 def _one_group(routing: Routing, settings: MomeSettings) -> Tensor:
