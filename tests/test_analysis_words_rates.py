@@ -53,8 +53,18 @@ def test_the_claim_comes_with_its_caveat_and_what_clips_allow(records: dict) -> 
     assert "not established" in audio
     assert "never trained" not in audio
     few = {pair: record.sample(0) for pair, record in records.items()}
-    assert "not testable with 1 clip or one layer" in ss.describe(ss.usage_across_rates(few))
-    assert "With 1 clips no p" in ss.describe(ss.usage_distances(few, draws=10))
+    assert "not testable, one clip has no interval" in ss.describe(ss.usage_across_rates(few))
+    assert "With 1 clip and 10 draws no p" in ss.describe(ss.usage_distances(few, draws=10))
+
+
+def test_many_comparisons_are_corrected_and_counted(records: dict) -> None:
+    table = ss.usage_distances(records, segments=["video"], draws=2000)
+    words = ss.describe(table)
+    assert "in 2 of 2 comparisons, in 2 after Holm's correction for all 4" in words
+    table["p"] = [1.0, 1.0, 0.02, 0.04]
+    assert "in 2 of 2 comparisons, in 0 after Holm's correction for all 4" in ss.describe(table)
+    said = ss.describe(ss.usage_across_rates(records, segments=["video"], draws=100))
+    assert "over 2 layers and 2 pairs of rates; the intervals are over clips" in said
 
 
 def test_rates_and_sinks(records: dict) -> None:

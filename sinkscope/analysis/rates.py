@@ -20,27 +20,45 @@ Pair = tuple[int, int]
 """(audio rate, video rate): encoder frames a token."""
 
 
+ALIKE = (
+    *("subject", "model_hash", "dtype", "modality"),
+    *("stream_order", "prepend_bos", "with_transcript"),
+)
+"""What the provenance of records at several rates has in common."""
+
+
 def rate_words(pair: Pair) -> str:
     """A pair as figures and sentences write it: (audio rate, video rate)."""
     return f"({pair[0]}, {pair[1]})"
 
 
 def own_rate(pair: Pair, segment: str) -> int | None:
-    """The rate of a segment's own stream; None where tokens are of both streams or of none."""
-    return {"audio": pair[0], "video": pair[1]}.get(segment)
+    """The rate of a segment's own stream; None where tokens are of none.
+
+    Sound and picture that one encoder fuses come at the video rate.
+    """
+    return {"audio": pair[0], "video": pair[1], "audiovisual": pair[1]}.get(segment)
 
 
 def check_rates(records: Mapping[Pair, Record], *, where: str) -> None:
-    """Refuse records that are not of one model and one set of clips.
+    """Refuse records that are not of one model and one set of clips, alike but for the rates.
 
     Raises:
-        InputError: fewer than two pairs, other clips, other layers, or another model.
+        InputError: fewer than two pairs, a record under a pair that is not its own, other clips,
+            other layers, another model, or another way to record it.
     """
     if len(records) < 2:
         raise InputError(
             f"{where}: {len(records)} pairs of rates were given; record at least two of them with "
             "record_rates."
         )
+    for pair, record in records.items():
+        own = tuple(record.provenance.get(name) for name in ("audio_rate", "video_rate"))
+        if tuple(pair) != own:
+            raise InputError(
+                f"{where}: under {pair} stands a record of rates {own}; give each record under its "
+                "own (audio rate, video rate), as record_rates does."
+            )
     (first, one), *others = records.items()
     for pair, other in others:
         refuse_other_clips(one, other, where=f"{where}: {rate_words(first)} and {rate_words(pair)}")
@@ -52,16 +70,16 @@ def check_rates(records: Mapping[Pair, Record], *, where: str) -> None:
 
 
 def refuse_other_clips(one: Record, other: Record, *, where: str) -> None:
-    """Refuse two records that are not of the same model and the same clips in the same order.
+    """Refuse two records that are not of one model and the same clips in the same order.
 
     Raises:
         InputError: naming what differs.
     """
-    for key in ("subject", "model_hash"):
+    for key in ALIKE:
         if one.provenance.get(key) != other.provenance.get(key):
             raise InputError(
                 f"{where}: the records differ in {key} ({one.provenance.get(key)!r} and "
-                f"{other.provenance.get(key)!r}); record one model."
+                f"{other.provenance.get(key)!r}); record one model in one way."
             )
     names = [[clip.name if clip else "" for clip in record.clips] for record in (one, other)]
     if names[0] != names[1]:
