@@ -66,20 +66,35 @@ def agreement_sentences(table: pd.DataFrame) -> str:
     if table.empty:
         return "No sink at any rate: there is nothing to compare."
     told = []
+    same = table["same_rate"].fillna(False).astype(bool)
     for tied in (True, False):
-        own = table.loc[table["segment"].isin(TIED) == tied]
-        what = "audio and video sinks" if tied else "sinks without seconds (BOS, delimiters, text)"
+        rows = table.loc[table["segment"].isin(TIED) == tied]
+        own = rows.loc[~same & ~table["alone"]]
+        what = "audio and video sinks" if tied else "sinks without seconds (delimiters, text)"
         if own.empty:
-            told.append(f"No {what}.")
+            told.append(f"No {what} to compare{_left_out(rows, same)}.")
             continue
         sinks = own["sinks"].sum()
         agree = (own["agree"] * own["sinks"]).sum() / sinks
         chance = (own["control"] * own["sinks"]).sum() / sinks
         told.append(
             f"Of {what}, {agree:.0%} have a sink at the same place at another rate, of random "
-            f"tokens of their segment {chance:.0%} (over {len(own)} comparisons of two rates)."
+            f"tokens of their segment {chance:.0%} (over {len(own)} comparisons of two rates"
+            f"{_left_out(rows, same)})."
         )
     return " ".join(told)
+
+
+def _left_out(rows: pd.DataFrame, same: pd.Series) -> str:
+    """How many comparisons say nothing, and why."""
+    at_one = int(same.loc[rows.index].sum())
+    alone = int((rows["alone"] & ~same.loc[rows.index]).sum())
+    told = [
+        f"{at_one} at one rate of their own" * (at_one > 0),
+        f"{alone} with one token of the segment a clip" * (alone > 0),
+    ]
+    said = " and ".join(filter(None, told))
+    return f"; {said} left out" if said else ""
 
 
 RATE_WRITERS: dict[str, Callable[[pd.DataFrame], str]] = {
