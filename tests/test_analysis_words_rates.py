@@ -31,7 +31,12 @@ def test_usage_and_balance(records: dict) -> None:
     words = ss.describe(ss.expert_usage(records[FINE]))
     assert "Of 6 routed experts, 1 a token" in words
     assert "expert 1 in layer 1 (73%)" in words
+    table = ss.expert_usage(records[FINE])
+    audio = table.loc[table["segment"] == "audio"]
+    audio.attrs = table.attrs
+    assert "choices of audio tokens" in ss.describe(audio)
     balance = ss.describe(ss.expert_balance(records[FINE]))
+    assert balance.startswith("Over 2 layers, all tokens: expert usage")
     assert "no token of their layer chose: 8 of 2 × 6" in balance
 
 
@@ -71,7 +76,10 @@ def test_rates_and_sinks(records: dict) -> None:
     words = ss.describe(ss.rate_similarity(records[FINE], records[COARSE]))
     assert words.startswith("Audio at rates 4 and 16")
     assert "the ratio of the rates 4." in words
-    assert "the tokens of another clip" in words
+    assert "with the tokens of another clip" in words
+    flat = ss.rate_similarity(records[FINE], records[COARSE])
+    flat["slope"] = np.nan
+    assert "nan" not in ss.describe(flat)
     sinks = ss.sinks_by_rate(records)
     assert "(16, 5) 'a1' ×8, '</audio>' ×8" in ss.describe(sinks)
     assert "(4, 2) 2.7% of 592 tokens, 2.0 a clip" in ss.describe(ss.sink_share(records, sinks))

@@ -8,17 +8,28 @@ Example:
     ('(16, 5)', 5)
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import combinations
 
 from sinkscope.errors import InputError
 from sinkscope.record import Record
 
-__all__ = ["Pair", "check_rates", "own_rate", "pairs_of_rates", "rate_words", "refuse_other_clips"]
+__all__ = [
+    "STREAMS",
+    "Pair",
+    "check_rates",
+    "own_rate",
+    "rate_of",
+    "rate_words",
+    "refuse_other_clips",
+]
 
 Pair = tuple[int, int]
 """(audio rate, video rate): encoder frames a token."""
 
+
+STREAMS = ("audio", "video", "audiovisual")
+"""The segments that have a rate."""
 
 ALIKE = (
     *("subject", "model_hash", "dtype", "modality"),
@@ -44,8 +55,9 @@ def check_rates(records: Mapping[Pair, Record], *, where: str) -> None:
     """Refuse records that are not of one model and one set of clips, alike but for the rates.
 
     Raises:
-        InputError: fewer than two pairs, a record under a pair that is not its own, other clips,
-            other layers, another model, or another way to record it.
+        InputError: fewer than two pairs, a record under a pair that is not its own, pairs that
+            differ in nothing that was read, other clips, other layers, another model, or another
+            way to record it.
     """
     if len(records) < 2:
         raise InputError(
@@ -59,6 +71,12 @@ def check_rates(records: Mapping[Pair, Record], *, where: str) -> None:
                 f"{where}: under {pair} stands a record of rates {own}; give each record under its "
                 "own (audio rate, video rate), as record_rates does."
             )
+    for (pair, record), (later, other) in combinations(records.items(), 2):
+        if _rates_read(pair, record) == _rates_read(later, other):
+            raise InputError(
+                f"{where}: {rate_words(pair)} and {rate_words(later)} differ only in a stream of "
+                "which there is no token; leave one of them out."
+            )
     (first, one), *others = records.items()
     for pair, other in others:
         refuse_other_clips(one, other, where=f"{where}: {rate_words(first)} and {rate_words(pair)}")
@@ -67,6 +85,28 @@ def check_rates(records: Mapping[Pair, Record], *, where: str) -> None:
                 f"{where}: {rate_words(first)} holds layers {one.layers}, {rate_words(pair)} "
                 f"{other.layers}; record the same layers at every rate."
             )
+
+
+def rate_of(record: Record, segment: str) -> int:
+    """The rate of a stream in one record.
+
+    Raises:
+        InputError: its provenance does not say it.
+    """
+    said = record.provenance
+    rate = own_rate((said.get("audio_rate"), said.get("video_rate")), segment)  # pyright: ignore
+    if not isinstance(rate, int):
+        raise InputError(
+            f"The record does not say the rate of its {segment} tokens; record it with "
+            "record_rates."
+        )
+    return rate
+
+
+def _rates_read(pair: Pair, record: Record) -> dict[str, int | None]:
+    """The rate of every stream that some clip of a record has."""
+    present = {name for layout in record.layouts for name in layout.segments}
+    return {name: own_rate(pair, name) for name in STREAMS if name in present}
 
 
 def refuse_other_clips(one: Record, other: Record, *, where: str) -> None:
@@ -87,8 +127,3 @@ def refuse_other_clips(one: Record, other: Record, *, where: str) -> None:
             f"{where}: the records are of other clips ({len(names[0])}: {names[0][:3]} and "
             f"{len(names[1])}: {names[1][:3]}); record the same clips in the same order."
         )
-
-
-def pairs_of_rates(records: Mapping[Pair, Record]) -> Iterator[tuple[Pair, Pair]]:
-    """Every two pairs of rates, in the order of the records."""
-    return combinations(records, 2)

@@ -13,19 +13,19 @@ __all__ = ["EXPERT_WRITERS"]
 
 def usage_sentences(table: pd.DataFrame) -> str:
     """The busiest expert of each layer over all tokens."""
-    whole: Any = table.loc[table["segment"] == "all"]
+    whole: Any = _whole(table)
     busiest = whole.loc[whole.groupby("layer")["usage"].idxmax()]
     experts = table.attrs["experts"]
     told = [f"expert {row.expert} in layer {row.layer} ({row.usage:.0%})" for row in _rows(busiest)]
     return (
         f"Of {experts} routed experts, {table.attrs['top_k']} a token. Most often chosen, of all "
-        f"choices (even: {1 / experts:.0%}): {_few(told)}."
+        f"choices of {_tokens(whole)} (even: {1 / experts:.0%}): {_few(told)}."
     )
 
 
 def balance_sentences(table: pd.DataFrame) -> str:
     """Entropy and balance over layers, all tokens."""
-    whole = table.loc[table["segment"] == "all"]
+    whole = _whole(table)
     low, high = whole["usage_entropy"].min(), whole["usage_entropy"].max()
     own = whole["token_entropy"].mean()
     unused = int(whole["unused"].sum())
@@ -36,10 +36,11 @@ def balance_sentences(table: pd.DataFrame) -> str:
         else "every expert is chosen by some token of its layer"
     )
     return (
-        f"Expert usage has {low:.2f} to {high:.2f} of the largest entropy, a single token's router "
-        f"{own:.2f}; balance E · Σ f p is {whole['balance'].min():.2f} to "
-        f"{whole['balance'].max():.2f} (1 is even), the busiest expert does up to "
-        f"{whole['max_over_mean'].max():.1f} times the mean; {never}."
+        f"Over {len(whole)} layer{'s' * (len(whole) > 1)}, {_tokens(whole)}: expert usage has "
+        f"{low:.2f} to {high:.2f} of the largest entropy, a single token's router {own:.2f}; "
+        f"balance E · Σ f p is {whole['balance'].min():.2f} to {whole['balance'].max():.2f} (1 is "
+        f"even), the busiest expert does up to {whole['max_over_mean'].max():.1f} times the mean; "
+        f"{never}."
     )
 
 
@@ -160,6 +161,17 @@ def distance_sentences(table: pd.DataFrame) -> str:
 
 def _rows(table: Any) -> Any:
     return table.itertuples(index=False)
+
+
+def _whole(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of all tokens; of the first segment where they were taken out."""
+    segments = table["segment"].unique()
+    return table.loc[table["segment"] == ("all" if "all" in segments else segments[0])]
+
+
+def _tokens(rows: pd.DataFrame) -> str:
+    name = rows["segment"].iloc[0]
+    return "all tokens" if name == "all" else f"{name} tokens"
 
 
 def _few(words: list[str], most: int = 6) -> str:
