@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 
@@ -10,6 +11,7 @@ from sinkscope.analysis.experts import expert_balance, expert_usage, normalised_
 from sinkscope.analysis.finding import find_sinks
 from sinkscope.analysis.routing import routed_tokens
 from sinkscope.analysis.sink_experts import sink_experts
+from sinkscope.analysis.summary import sink_summary
 from sinkscope.errors import InputError, SiteError
 from sinkscope.layout import TokenLayout
 from sinkscope.record import Record
@@ -187,11 +189,31 @@ def test_wrong_input_is_refused() -> None:
     for mome in ({}, {"top_k": 9}):
         with pytest.raises(InputError, match="how many of them a token gets"):
             expert_usage(replace(record, provenance={**record.provenance, "mome": mome}))
-    with pytest.raises(InputError, match="not one of sinks"):
-        sink_experts(record, expert_usage(record))
+    massive = find_sinks(record)
+    massive.attrs["table"] = "massive_activations"
+    for table in (expert_usage(record), massive, sink_summary(record)):
+        with pytest.raises(InputError, match="give what find_sinks returned"):
+            sink_experts(record, table)
     other = find_sinks(planted(one_each, clips=4, sinks=("a2",)), threshold=0.1)
     with pytest.raises(InputError, match="another record"):
         sink_experts(record, other)
+    coarse = find_sinks(rate_record((16, 5), sinks=("<s>",)), threshold=0.1)
+    with pytest.raises(InputError, match="another record"):
+        sink_experts(record, coarse)
+    moved = sinks_of(planted(one_each, sinks=("a2",)))
+    moved["token"] += 1
+    with pytest.raises(InputError, match="sample 0 has no token 5 'a2'"):
+        sink_experts(record, moved)
+    with pytest.raises(InputError, match="seed is -1"):
+        sink_experts(record, sinks_of(record), seed=-1)
+
+
+def test_a_sink_that_is_listed_twice_counts_once() -> None:
+    record = planted(to_three, sinks=("a2", "a9"))
+    found = sinks_of(record)
+    twice = pd.concat([found, found], ignore_index=True)
+    twice.attrs = found.attrs
+    assert sink_experts(record, twice).equals(sink_experts(record, found))
 
 
 def test_the_axes_may_come_in_any_order() -> None:

@@ -1,11 +1,15 @@
 """Tokens at two rates: exact means match exactly, a shift of one token and another clip show."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from sinkscope.analysis.rate_match import cosines, match_tokens
 from sinkscope.analysis.rate_similarity import clip_match, rate_similarity
+from sinkscope.analysis.words import describe
 from sinkscope.errors import InputError, SiteError
+from sinkscope.record import Record, merge
 from tests.planted_rates import clip_record, rate_record
 
 
@@ -88,6 +92,65 @@ def test_means_and_intervals_are_those_of_the_clips() -> None:
     assert row["deviation"] <= row["deviation_high"] <= max(own) + 1e-12
 
 
+def unequal(pair: tuple[int, int], *, noise: int | None = None) -> Record:
+    """Clips of two lengths; states at random where a seed is given."""
+    frames = (320, 80, 320, 80)
+    record = merge([clip_record(pair, frames=n, seed=i) for i, n in enumerate(frames)])
+    if noise is None:
+        return record
+    kept = record.dataset["resid_post"]
+    drawn = np.random.default_rng([noise, pair[0]]).normal(size=kept.shape)
+    blank = np.where(np.isnan(kept.values), np.nan, drawn)
+    return replace(record, dataset=record.dataset.assign(resid_post=kept.copy(data=blank)))
+
+
+def test_states_that_say_nothing_are_no_better_than_the_control() -> None:
+    """Clips of 320 and 80 frames: cut to one length, else the shorter ones' chance is larger."""
+    tables = [
+        rate_similarity(unequal((16, 5), noise=i), unequal((4, 5), noise=i), draws=20)
+        for i in range(12)
+    ]
+    above = np.array([table["above_inside"].mean() for table in tables])
+    assert abs(above.mean()) < 3 * above.std() / np.sqrt(len(above)) + 0.005
+    raw = np.array([(t["inside"] - t["control_inside"]).mean() for t in tables])
+    assert raw.mean() < above.mean() - 0.02
+    far = np.array([table["above_deviation"].mean() for table in tables])
+    assert abs(far.mean()) < 3 * far.std() / np.sqrt(len(far)) + 0.01
+
+
+def test_a_match_lies_above_its_control_with_an_interval() -> None:
+    table = rate_similarity(unequal((16, 5)), unequal((4, 5)))
+    assert (table["above_inside_low"] > 0.2).all()
+    assert (table["above_deviation_high"] < 0).all()
+    assert (table["control_inside_low"] <= table["control_inside"]).all()
+    assert (table["above_inside_low"] <= table["above_inside_high"]).all()
+    words = describe(table)
+    assert "of 2 layers, tokens match best in layer" in words
+    assert "less than over the same time of their own (4 clips)" in words
+
+
+def mute(record: Record) -> Record:
+    """The picture's tokens become text."""
+    layout = record.layouts[0]
+    segments = tuple("text" if name == "video" else name for name in layout.segments)
+    return replace(record, layouts=(replace(layout, segments=segments),))
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_clip_without_the_stream_does_not_count(place: int) -> None:
+    records = []
+    for pair in ((4, 2), (16, 5)):
+        own = [clip_record(pair, seed=seed) for seed in range(3)]
+        own[place] = mute(own[place])
+        records.append(merge(own))
+    table = rate_similarity(*records, draws=5).set_index(["segment", "layer"])
+    assert table.loc[("audio", 0), "clips"] == 3
+    assert table.loc[("video", 0), "clips"] == 2
+    assert table.loc[("video", 0), "inside"] > 0.8
+    with pytest.raises(InputError, match="has no video token"):
+        clip_match(*records, layer=0, segment="video", sample=place)
+
+
 def test_other_clips_sites_and_layers_are_refused() -> None:
     with pytest.raises(InputError, match="other clips"):
         rate_similarity(rate_record((16, 5)), rate_record((4, 5), clips=2))
@@ -95,6 +158,13 @@ def test_other_clips_sites_and_layers_are_refused() -> None:
         rate_similarity(rate_record((16, 5)), rate_record((4, 5)), site="mlp_out")
     with pytest.raises(InputError, match="no layer 7"):
         clip_match(rate_record((16, 5)), rate_record((4, 5)), layer=7)
+    with pytest.raises(InputError, match="seed is -1"):
+        rate_similarity(rate_record((16, 5)), rate_record((4, 5)), seed=-1)
+    one = rate_record((4, 5))
+    upper = replace(one, dataset=one.dataset.sel(layer=[1]))
+    lower = replace(one, dataset=one.dataset.sel(layer=[0]))
+    with pytest.raises(InputError, match="no layer of resid_post is in both"):
+        rate_similarity(upper, lower)
 
 
 def test_a_shared_direction_hides_matches_until_it_is_taken_off() -> None:

@@ -1,10 +1,15 @@
 """Sinks at several rates: planted at one place they agree, elsewhere not; chance is told."""
 
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import pytest
 
 from sinkscope.analysis.sink_agreement import sink_agreement
-from sinkscope.analysis.sinks_by_rate import sink_share, sinks_at, sinks_by_rate
+from sinkscope.analysis.sink_tables import sinks_at
+from sinkscope.analysis.sinks_by_rate import sink_share, sinks_by_rate
+from sinkscope.analysis.words import describe
 from sinkscope.errors import InputError
 from tests.planted_rates import rate_record
 
@@ -102,3 +107,50 @@ def test_wrong_input_is_refused() -> None:
         sinks_by_rate({FINE: found[FINE], COARSE: rate_record(COARSE, clips=2)})
     with pytest.raises(InputError, match="sinks_by_rate returned"):
         sink_agreement(found, sink_share(found, sinks_by_rate(found)))
+
+
+def test_sinks_of_other_pairs_or_clips_are_refused() -> None:
+    found = records(("a5",), ("a1",))
+    sinks = sinks_by_rate(found)
+    others = {pair: rate_record(pair) for pair in ((4, 5), (16, 2))}
+    for use in (sink_share, sink_agreement):
+        with pytest.raises(InputError, match=r"a record is of \(4, 5\)"):
+            use(others, sinks)
+    late = sinks.copy()
+    late["token"] = 500
+    with pytest.raises(InputError, match="no token 500"):
+        sink_share(found, late)
+    with pytest.raises(InputError, match="seed is -1"):
+        sink_agreement(found, sinks, seed=-1)
+    with pytest.raises(InputError, match="another model"):
+        sink_share(
+            {
+                pair: replace(one, provenance={**one.provenance, "model_hash": "1"})
+                for pair, one in found.items()
+            },
+            sinks,
+        )
+
+
+def test_a_sink_that_is_listed_twice_counts_once() -> None:
+    found = records(("a5",), ("a1",))
+    sinks = sinks_by_rate(found)
+    twice = pd.concat([sinks, sinks], ignore_index=True)
+    twice.attrs = sinks.attrs
+    assert sink_share(found, twice).equals(sink_share(found, sinks))
+    assert sink_agreement(found, twice).equals(sink_agreement(found, sinks))
+
+
+def test_the_sentence_leaves_out_what_says_nothing() -> None:
+    """Of four pairs, BOS agrees always, and half of the audio comparisons are at one rate."""
+    pairs = [(a, v) for a in (4, 16) for v in (2, 5)]
+    marks = {4: ("a5", "<s>"), 16: ("a2", "<s>")}
+    found = {pair: rate_record(pair, sinks=marks[pair[0]]) for pair in pairs}
+    table = sink_agreement(found, sinks_by_rate(found))
+    assert table.loc[table["segment"] == "bos", "alone"].all()
+    assert not table.loc[table["segment"] == "audio", "alone"].any()
+    assert table.loc[table["same_rate"].fillna(False), "agree"].tolist() == [1.0] * 4
+    words = describe(table)
+    assert "Of audio and video sinks, 0% have" in words
+    assert "over 8 comparisons of two rates; 4 at one rate of their own left out" in words
+    assert "text) to compare; 12 with one token of the segment a clip left out" in words

@@ -4,13 +4,19 @@ import numpy as np
 import pytest
 
 from sinkscope.analysis.distances import jensen_shannon, total_variation
+from sinkscope.analysis.holm import holm
+from sinkscope.analysis.tables import check_whole
 from sinkscope.analysis.usage_across_rates import usage_across_rates
 from sinkscope.analysis.usage_distances import usage_distances
+from sinkscope.analysis.usages import usages_of
+from sinkscope.analysis.words import describe
 from sinkscope.errors import InputError, SiteError
 from sinkscope.layout import TokenLayout
-from tests.planted_rates import rate_record
+from sinkscope.record import Record, merge
+from tests.planted_rates import clip_record, rate_record
 
 E = 6
+TOP = {"top_k": 1}
 FINE, COARSE = (4, 2), (16, 5)
 
 
@@ -105,16 +111,89 @@ def test_every_comparison_is_there_once() -> None:
     ]
 
 
-def test_clips_weigh_alike_whatever_their_rate() -> None:
-    """Audio gets 1 and all else 0: the share of audio tokens is the usage, clip by clip."""
+def test_the_mix_of_tokens_does_not_pass_for_routing() -> None:
+    """Audio gets 1 and all else 0 at every rate; of all tokens, audio is 20/74 and 5/35."""
 
     def audio_only(layout: TokenLayout, layer: int) -> np.ndarray:
         return one_hot(layout.mask("audio").astype(int))
 
-    table = usage_distances(records(audio_only), segments=["all"], draws=20)
-    shares = [20 / (14 + 20 + 40), 5 / (14 + 5 + 16)]
-    between = table.loc[table["kind"] == "rates", "tv"]
-    assert between.to_numpy() == pytest.approx(abs(shares[0] - shares[1]))
+    found = records(audio_only)
+    table = usage_distances(found, segments=["all"], draws=20)
+    assert table["tv"].to_numpy() == pytest.approx(0, abs=1e-12)
+    whole = usages_of(found, ["all"], where="here")[0].shares[..., 1]
+    assert whole == pytest.approx((20 / (14 + 20 + 40) + 5 / (14 + 5 + 16)) / 2)
+
+
+def test_a_rate_that_the_stream_does_not_have_is_no_contrast_of_it() -> None:
+    """Four pairs; audio goes by its own rate, so that half of the pairs differ in no audio rate."""
+
+    def by_audio(layout: TokenLayout, layer: int) -> np.ndarray:
+        return one_hot(np.full(len(layout), 2 if layout.mask("audio").sum() > 10 else 5))
+
+    pairs = [(a, v) for a in (4, 16) for v in (2, 5)]
+    found = {pair: rate_record(pair, clips=6, routing=by_audio, mome=TOP) for pair in pairs}
+    table = usage_distances(found, draws=50)
+    between = table.loc[table["kind"] == "rates"].groupby(["segment", "same_rate"], dropna=False)
+    assert between.size().loc[("audio", True)] == 2 * 2
+    assert between.size().loc[("audio", False)] == 4 * 2
+    assert between["tv"].mean().loc[("audio", True)] == 0
+    assert between["tv"].mean().loc[("audio", False)] == 1
+    assert table.loc[table["segment"] == "all", "same_rate"].isna().all()
+    assert table.loc[table["kind"] == "layers", "same_rate"].isna().all()
+    summary = usage_across_rates(found, draws=50).set_index("segment")
+    assert summary.loc["audio", ["rates", "rates_compared"]].tolist() == pytest.approx([1, 8])
+    assert summary.loc["video", "rates_compared"] == 8
+    assert summary.loc["all", "rates_compared"] == 12
+    assert summary.loc["all", "rates"] == pytest.approx(4 / 6)
+    half = {pair: found[pair] for pair in pairs[:2]}
+    own = usage_across_rates(half, draws=50)
+    row = own.set_index("segment").loc["audio"]
+    assert row["verdict"] == "not testable"
+    assert np.isnan(row[["rates", "rates_control", "difference"]].astype(float)).all()
+    assert "the audio rate is the same at all pairs" in describe(own)
+
+
+def mixed(pair: tuple[int, int], frames: tuple[int, ...]) -> Record:
+    """Clips of several lengths: 12 frames are no token at audio rate 16."""
+    given = {"routing": by_rate, "mome": TOP}
+    return merge([clip_record(pair, seed=i, frames=n, **given) for i, n in enumerate(frames)])
+
+
+def test_clips_without_the_segment_at_some_rate_do_not_count() -> None:
+    frames = (80, 12, 80, 80, 12, 80, 80, 80)
+    found = {pair: mixed(pair, frames) for pair in (FINE, COARSE)}
+    table = usage_distances(found, draws=50)
+    long = {pair: mixed(pair, (80,) * 8) for pair in (FINE, COARSE)}
+    assert table.groupby("segment")["clips"].unique().map(list).to_dict() == {
+        "all": [8], "audio": [6], "video": [8],
+    }  # fmt: skip
+    assert np.isfinite(table[["tv", "control", "p"]].to_numpy(float)).all()
+    audio = table.loc[(table["segment"] == "audio") & (table["kind"] == "rates")]
+    assert audio["tv"].to_numpy() == pytest.approx(1)
+    assert usage_across_rates(found, draws=50).loc[1, "verdict"] == "not as reported"
+    assert usage_across_rates(long, draws=50).loc[1, "clips"] == 8
+    none = {pair: mixed(pair, (12, 12)) for pair in (FINE, COARSE)}
+    assert set(usage_distances(none, draws=5)["segment"]) == {"all", "video"}
+    with pytest.raises(InputError, match="no clip has any of the segments audio"):
+        usage_distances(none, segments=["audio"])
+
+
+def test_fewer_than_six_clips_are_not_judged() -> None:
+    summary = usage_across_rates(records(by_layer, clips=5), draws=50)
+    assert set(summary["verdict"]) == {"few clips"}
+    assert np.isfinite(summary["difference_low"]).all()
+    assert "too few clips to judge" in describe(summary)
+    assert set(usage_across_rates(records(by_layer, clips=6), draws=50)["verdict"]) == {
+        "as reported"
+    }
+
+
+def test_holm_is_that_of_the_definition() -> None:
+    """By hand: 0.01 x 3, 0.03 x 2, and the largest not below the one before."""
+    assert holm(np.array([0.03, 0.01, np.nan, 0.04])) == pytest.approx(
+        [0.06, 0.03, np.nan, 0.06], nan_ok=True
+    )
+    assert holm(np.array([0.5, 0.9])).tolist() == [1.0, 1.0]
 
 
 def test_one_clip_is_not_testable() -> None:
@@ -132,9 +211,16 @@ def test_wrong_input_is_refused() -> None:
     found = records(by_layer)
     with pytest.raises(InputError, match="at least two"):
         usage_distances({FINE: found[FINE]})
-    with pytest.raises(InputError, match="none of the segments text"):
+    with pytest.raises(InputError, match="no clip has any of the segments text"):
         usage_distances(found, segments=["text"])
     with pytest.raises(InputError, match="other clips"):
-        usage_across_rates(found | {(8, 2): records(by_layer, clips=2)[FINE]})
+        usage_across_rates(found | {(8, 2): rate_record((8, 2), routing=by_layer, mome=TOP)})
+    with pytest.raises(InputError, match="no segment was asked for"):
+        usage_distances(found, segments=[])
+    with pytest.raises(InputError, match="seed is -1; give a whole number from 0"):
+        usage_across_rates(found, seed=-1)
+    for wrong in (0.5, 0, True, "9"):
+        with pytest.raises(InputError, match="give a whole number from 1"):
+            check_whole("draws", wrong, least=1)
     with pytest.raises(SiteError, match="router"):
         usage_distances({FINE: rate_record(FINE), COARSE: rate_record(COARSE)})

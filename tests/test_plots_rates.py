@@ -20,6 +20,7 @@ from tests.planted_rates import rate_record
 from tests.test_analysis_words_rates import routed
 
 FINE, COARSE = (4, 2), (16, 5)
+TOP = {"top_k": 1}
 RECORDS = {
     pair: rate_record(pair, clips=2, routing=routed, mome={"top_k": 1}, sinks=sinks)
     for pair, sinks in ((FINE, ("a5", "</audio>")), (COARSE, ("a1", "<s>")))
@@ -121,7 +122,33 @@ def test_a_model_without_sinks_has_no_strip() -> None:
     assert ax.figure.axes == [ax]
 
 
+def test_a_clip_without_tokens_of_a_stream_at_some_rate_is_drawn() -> None:
+    """12 frames are no token at audio rate 16."""
+    short = {pair: rate_record(pair, clips=2, frames=12, sinks=("<s>",)) for pair in (FINE, COARSE)}
+    for records in (short, dict(reversed(short.items()))):
+        ax = ss.plots.sinks_by_rate(records, ss.sinks_by_rate(records), sample=1)
+        assert len(ax.patches) == 3 + 6 + 0 + 2
+
+
+def test_comparisons_at_one_rate_are_no_dots() -> None:
+    pairs = [(a, v) for a in (4, 16) for v in (2, 5)]
+    records = {pair: rate_record(pair, clips=2, routing=routed, mome=TOP) for pair in pairs}
+    table = ss.usage_distances(records, draws=5)
+    ax = ss.plots.usage_distances(table, segment="audio")
+    dots = [line.get_xdata() for line in ax.get_lines() if line.get_marker() == "o"]
+    assert [len(row) for row in dots] == [8, 8, 4, 4]
+    only = table.loc[table["same_rate"].fillna(False)]
+    only.attrs = table.attrs
+    with pytest.raises(InputError, match="the audio rate is the same at all pairs"):
+        ss.plots.usage_distances(only, segment="audio")
+
+
 def test_wrong_tables_are_refused() -> None:
+    with pytest.raises(InputError, match="give at least one"):
+        ss.plots.expert_usage({})
+    with pytest.raises(InputError, match="give at least one"):
+        ss.plots.expert_usage(USAGE, segments=[])
+    assert len(grids(ss.plots.expert_usage(USAGE[FINE], segments="audio"))) == 1
     with pytest.raises(InputError, match=r"sinkscope\.expert_usage returned"):
         ss.plots.expert_usage(DISTANCES)
     with pytest.raises(InputError, match="none of the segments"):

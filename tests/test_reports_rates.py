@@ -1,6 +1,8 @@
 """Pages on experts and rates are whole, hold their tables, and are safe."""
 
+import importlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib as mpl
@@ -10,6 +12,7 @@ import pytest
 mpl.use("Agg")
 
 import sinkscope as ss
+from sinkscope.cli.rates import write_rates_of
 from sinkscope.errors import InputError
 from sinkscope.record import Record
 from sinkscope.reports import Thresholds, write_rates, write_run
@@ -110,13 +113,64 @@ def test_a_run_of_a_model_with_experts_tells_of_them(recorded: dict, tmp_path: P
     assert "Which experts work" in (folder / "report.html").read_text()
 
 
-def test_record_rates_refuses() -> None:
-    clip = ss.read_clip(ss.bundled_clips()[0])
-    with pytest.raises(InputError, match="each pair once"):
-        ss.record_rates("tiny-avsr", clip, [FINE, FINE])
-    with pytest.raises(InputError, match="each pair once"):
-        ss.record_rates("tiny-avsr", clip, [])
-    with pytest.raises(InputError, match="rate"):
-        ss.record_rates("tiny-avsr", clip, [(0, 2)])
+BAD = [
+    ([FINE, FINE], "each pair once"),
+    ([], "at least two"),
+    ([FINE], "at least two"),
+    ([(0, 2), FINE], "give a whole number of at least 1"),
+    ([FINE, (4, 2, 1)], r"\(4, 2, 1\) is no pair"),
+    ([FINE, (4, 2.5)], "no whole numbers"),
+    ([FINE, "16:5"], "is no pair"),
+]
+
+
+@pytest.mark.parametrize(("pairs", "message"), BAD, ids=str)
+def test_record_rates_refuses_before_it_records(
+    pairs: list, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.import_module("sinkscope.probes.rates"), "record", never)
+    with pytest.raises(InputError, match=message):
+        ss.record_rates("tiny-avsr", ss.read_clip(ss.bundled_clips()[0]), pairs)
+
+
+def never(*_: object, **__: object) -> None:
+    raise AssertionError("recorded before it was refused")
+
+
+def test_a_rate_without_a_projector_is_refused_before_recording(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(importlib.import_module("sinkscope.probes.rates"), "record", never)
+    subject = ss.load("tiny-avsr")
+    config = replace(subject.model.config, projectors="per_rate")
+    monkeypatch.setattr(subject.model, "config", config)
+    with pytest.raises(InputError, match="audio_rate is 7, but this model has projectors for"):
+        ss.record_rates(subject, ss.read_clip(ss.bundled_clips()[0]), [FINE, (7, 3)])
+
+
+def test_a_text_model_has_no_rates() -> None:
     with pytest.raises(InputError, match="has no rates"):
-        ss.record_rates(tiny("llama"), "a text", [FINE])
+        ss.record_rates(tiny("llama"), "a text", [FINE, COARSE])
+
+
+def test_pairs_that_differ_in_nothing_that_is_read_are_recorded_once(tmp_path: Path) -> None:
+    subject = ss.load("tiny-avsr").with_options(modality="audio")
+    clips = [ss.read_clip(ss.bundled_clips()[2])]
+    pairs = [(a, v) for a in (4, 16) for v in (2, 5)]
+    write_rates_of(subject, clips, pairs, tmp_path / "out")
+    said = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert said["pairs"] == [[4, 2], [16, 2]]
+    with pytest.raises(InputError, match="only one remains where audio is read"):
+        write_rates_of(subject, clips, pairs[:2], tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    records = ss.record_rates(subject, clips, pairs[:2])
+    with pytest.raises(InputError, match=r"differ only in a stream of which there is no token"):
+        write_rates(tmp_path / "none", records)
+
+
+def test_a_site_that_is_recorded_anyway_may_be_asked_for() -> None:
+    clip = ss.read_clip(ss.bundled_clips()[2])
+    once = ss.record("tiny-mome", clip, layers=[0])
+    twice = ss.record("tiny-mome", clip, layers=[0], keep=["router", "resid_post", "resid_post"])
+    assert twice["router"].equals(once["router"])
+    assert "resid_post" in twice

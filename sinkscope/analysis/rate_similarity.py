@@ -1,7 +1,7 @@
 """rate_similarity: do the tokens of one clip at two rates match along the clip's own time?
 
 Depends on record. The numbers are those of ``rate_match``, over clips, with a shuffled-clip
-control: tokens match by their place alone as well as the control's do.
+control: what tokens match by their place alone, the control's do too.
 
 Example:
     >>> import sinkscope as ss
@@ -10,7 +10,7 @@ Example:
     >>> ss.rate_similarity(*records.values())                           # doctest: +SKIP
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,15 +19,14 @@ from jaxtyping import Float, Int
 
 from sinkscope.analysis.bootstrap import bootstrap_interval, bootstrap_weights
 from sinkscope.analysis.rate_match import TokenMatch, match_tokens
-from sinkscope.analysis.rates import refuse_other_clips
-from sinkscope.analysis.tables import layers_of, make_table
+from sinkscope.analysis.rates import STREAMS, rate_of, refuse_other_clips
+from sinkscope.analysis.tables import check_whole, layers_of, make_table
 from sinkscope.errors import InputError
 from sinkscope.glossary import paper_layer
 from sinkscope.record import Record
 
 __all__ = ["clip_match", "rate_similarity"]
 
-STREAMS = ("audio", "video")
 NUMBERS = ("slope", "slope_seconds", "deviation", "inside", "offset", "partners")
 """Numbers of a match that are averaged over clips, each with its interval."""
 
@@ -65,24 +64,34 @@ def rate_similarity(
         ``slope_seconds`` (1 along the diagonal), ``deviation`` (seconds from a fine token's middle
         to the span of its best match), ``inside`` (share with none), ``offset`` (how much later
         the best match lies, seconds), ``partners`` (fine tokens that chose a coarse token, of
-        those that were chosen); ``control_slope_seconds control_deviation control_inside`` are
-        the same against the next clip's fine tokens, NaN for one clip.
+        those that were chosen). ``control_slope_seconds control_deviation control_inside`` are
+        the same against the next clip's fine tokens, and ``above_slope_seconds above_deviation
+        above_inside`` the clip's own less its control's, each with ``_low`` and ``_high``: both
+        over the time that the two clips have in common, as fewer tokens match more often by
+        chance. NaN for one clip. A clip without tokens of the stream is left out: ``clips`` says
+        how many count.
 
     Raises:
-        InputError: other clips or another model, no stream with two rates, or no tokens in it.
+        InputError: other clips or another model, no stream with two rates and tokens, no layer
+            that both keep, or draws or a seed that are no whole number.
         SiteError: if a record does not hold the site.
     """
     refuse_other_clips(one, other, where="rate_similarity")
     layers = [layer for layer in layers_of(one[site]) if layer in layers_of(other[site])]
-    weights = bootstrap_weights(len(one), draws=draws, seed=seed)
+    check_whole("draws", draws, least=1)
+    check_whole("seed", seed, least=0)
+    if not layers:
+        raise InputError(f"rate_similarity: no layer of {site} is in both; record the same layers.")
     rows = []
     for segment, coarse, fine in _streams(one, other):
-        rates = {"coarse_rate": _rate(coarse, segment), "fine_rate": _rate(fine, segment)}
+        rates = {"coarse_rate": rate_of(coarse, segment), "fine_rate": rate_of(fine, segment)}
+        clips = _clips(coarse, fine, segment)
+        weights = bootstrap_weights(len(clips), draws=draws, seed=seed)
         for layer in layers:
             place = {"layer": layer, "paper_layer": paper_layer(layer), "segment": segment}
-            ratio = {"expected": rates["coarse_rate"] / rates["fine_rate"], "clips": len(one)}
+            ratio = {"expected": rates["coarse_rate"] / rates["fine_rate"], "clips": len(clips)}
             options: dict[str, Any] = {"site": site, "layer": layer, "centred": centred}
-            numbers = _numbers(coarse, fine, segment, weights, options)
+            numbers = _numbers(coarse, fine, segment, clips, weights, options)
             rows.append(place | rates | ratio | numbers)
     attrs = {"table": "rate_similarity", "site": site, "centred": centred, "draws": draws}
     return make_table(pd.DataFrame(rows), one, attrs | {"seed": seed})
@@ -124,32 +133,35 @@ def _streams(one: Record, other: Record) -> Iterator[tuple[str, Record, Record]]
     """Each stream with two rates: its name, the record with fewer tokens, that with more."""
     found = False
     for segment in STREAMS:
-        rates = [_rate(record, segment) for record in (one, other)]
-        if rates[0] == rates[1] or not one.layouts[0].mask(segment).any():
+        if not _clips(one, other, segment):
+            continue
+        rates = [rate_of(record, segment) for record in (one, other)]
+        if rates[0] == rates[1]:
             continue
         found = True
         yield (segment, *((one, other) if rates[0] > rates[1] else (other, one)))
     if not found:
         raise InputError(
-            "rate_similarity: neither audio nor video tokens have two rates in these records; "
-            "record them with record_rates at pairs that differ."
+            "rate_similarity: no stream has tokens at two rates in these records; record them with "
+            "record_rates at pairs that differ."
         )
 
 
-def _rate(record: Record, segment: str) -> int:
-    rate = record.provenance.get(f"{segment}_rate")
-    if not isinstance(rate, int):
-        raise InputError(
-            f"rate_similarity: the record does not say its {segment} rate; record it with "
-            "record_rates."
-        )
-    return rate
+def _clips(one: Record, other: Record, segment: str) -> list[int]:
+    """The clips that have tokens of a segment in both records."""
+    pairs = enumerate(zip(one.layouts, other.layouts, strict=True))
+    return [i for i, both in pairs if all(layout.mask(segment).any() for layout in both)]
 
 
 def _match(
-    coarse: Record, fine: Record, segment: str, samples: tuple[int, int], options: dict[str, Any]
+    coarse: Record,
+    fine: Record,
+    segment: str,
+    samples: tuple[int, int],
+    options: dict[str, Any],
+    end: float = np.inf,
 ) -> TokenMatch:
-    """The match of two samples; fine tokens that begin after the coarse ones end are left out."""
+    """The match of two samples in the time that both have, ``end`` (seconds) at most."""
     states, seconds = [], []
     for record, sample in zip((coarse, fine), samples, strict=True):
         layout = record.layouts[sample]
@@ -159,12 +171,13 @@ def _match(
         kept = record[options["site"]].isel(sample=sample).sel(layer=options["layer"])
         states.append(kept.values[tokens].astype(np.float64))
         seconds.append(layout.seconds[tokens])
-    both = seconds[1][:, 0] < seconds[0][-1, 1]
+    end = min(end, *(spans[-1, 1] for spans in seconds))
+    both = [spans[:, 0] < end - 1e-9 for spans in seconds]
     return match_tokens(
-        states[0],
-        states[1][both],
-        coarse_seconds=seconds[0],
-        fine_seconds=seconds[1][both],
+        states[0][both[0]],
+        states[1][both[1]],
+        coarse_seconds=seconds[0][both[0]],
+        fine_seconds=seconds[1][both[1]],
         centred=options["centred"],
     )
 
@@ -173,24 +186,47 @@ def _numbers(
     coarse: Record,
     fine: Record,
     segment: str,
+    clips: list[int],
     weights: Int[np.ndarray, "draw sample"],
     options: dict[str, Any],
 ) -> dict[str, float]:
-    """Means over clips with their intervals, and the control's."""
-    clips = len(coarse)
-    own = [_match(coarse, fine, segment, (i, i), options) for i in range(clips)]
-    values = np.array([[_number(match, name) for name in NUMBERS] for match in own])
+    """Means over clips, of them against the control, and their intervals."""
+    own = [_match(coarse, fine, segment, (i, i), options) for i in clips]
+    row = _told(NUMBERS, _table_of(own, NUMBERS), weights)
+    names = [f"{kind}_{name}" for kind in ("control", "above") for name in CONTROLS]
+    if len(clips) < 2:
+        return row | _told(names, np.full((1, len(names)), np.nan), weights)
+    shuffled, cut = [], []
+    for i, j in zip(clips, [*clips[1:], clips[0]], strict=True):
+        shuffled.append(_match(coarse, fine, segment, (i, j), options))
+        end = min(_end(record, segment, k) for record in (coarse, fine) for k in (i, j))
+        cut.append(_match(coarse, fine, segment, (i, i), options, end))
+    control = _table_of(shuffled, CONTROLS)
+    return row | _told(names, np.hstack([control, _table_of(cut, CONTROLS) - control]), weights)
+
+
+def _end(record: Record, segment: str, sample: int) -> float:
+    """When the last token of a segment ends, seconds."""
+    layout = record.layouts[sample]
+    return float(layout.seconds[layout.mask(segment)][-1, 1])
+
+
+def _table_of(
+    matches: Sequence[TokenMatch], names: Sequence[str]
+) -> Float[np.ndarray, "sample number"]:
+    return np.array([[_number(match, name) for name in names] for match in matches])
+
+
+def _told(
+    names: Sequence[str],
+    values: Float[np.ndarray, "sample number"],
+    weights: Int[np.ndarray, "draw sample"],
+) -> dict[str, float]:
+    """Each number's mean over clips, with its interval."""
     point, low, high = bootstrap_interval(lambda drawn: _means(drawn, values), weights)
     row: dict[str, float] = {}
-    for i, name in enumerate(NUMBERS):
+    for i, name in enumerate(names):
         row |= {name: point[i], f"{name}_low": low[i], f"{name}_high": high[i]}
-    shuffled = [
-        _match(coarse, fine, segment, (i, (i + 1) % clips), options)
-        for i in (range(clips) if clips > 1 else ())
-    ]
-    for name in CONTROLS:
-        found = [_number(match, name) for match in shuffled]
-        row[f"control_{name}"] = float(np.mean(found)) if found else float("nan")
     return row
 
 

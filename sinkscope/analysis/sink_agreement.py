@@ -13,8 +13,8 @@ from jaxtyping import Bool, Int
 
 from sinkscope.analysis.bootstrap import LEVEL
 from sinkscope.analysis.rates import Pair, check_rates, own_rate
-from sinkscope.analysis.sinks_by_rate import refuse_other_table, sinks_at
-from sinkscope.analysis.tables import check_number, make_table
+from sinkscope.analysis.sink_tables import sinks_at, sinks_of_rates
+from sinkscope.analysis.tables import check_whole, make_table
 from sinkscope.layout import TokenLayout
 from sinkscope.record import Record
 
@@ -40,16 +40,18 @@ def sink_agreement(
         ``audio_rate video_rate other_audio_rate other_video_rate segment``, ``same_rate`` (whether
         the segment's own rate is the same in both; empty where it has none), ``sinks`` (at the
         first, over all clips), ``agree`` (their share with a sink at the other), ``control`` (mean
-        share of random tokens) with ``control_low`` and ``control_high`` (95 % of the draws), and
-        ``p``: share of draws that agree at least as often. A segment of one token a clip has no
-        other token to draw: its control is 1 or what it is itself.
+        share of random tokens) with ``control_low`` and ``control_high`` (95 % of the draws),
+        ``p`` (share of draws that agree at least as often), and ``alone`` (whether no clip has
+        another token of the segment to draw, as BOS: the control says nothing then).
 
     Raises:
-        InputError: the table is another one, or the records are not fit to be compared.
+        InputError: the table is another one or of other records, the records are not fit to be
+            compared, or draws or a seed are no whole number.
     """
     check_rates(records, where="sink_agreement")
-    refuse_other_table(sinks, "sinks_by_rate", where="sink_agreement")
-    check_number("draws", draws)
+    sinks = sinks_of_rates(sinks, records, where="sink_agreement")
+    check_whole("draws", draws, least=1)
+    check_whole("seed", seed, least=0)
     rng = np.random.default_rng(seed)
     rows = []
     for pair, record in records.items():
@@ -68,7 +70,16 @@ def sink_agreement(
                 row |= {"same_rate": None if rates[0] is None else rates[0] == rates[1]}
                 rows.append(row | _agreement(record.layouts, segment, chosen, near, draws, rng))
     columns = ["audio_rate", "video_rate", "other_audio_rate", "other_video_rate", "segment"]
-    columns += ["same_rate", "sinks", "agree", "control", "control_low", "control_high", "p"]
+    columns += [
+        "same_rate",
+        "sinks",
+        "agree",
+        "control",
+        "control_low",
+        "control_high",
+        "p",
+        "alone",
+    ]
     table = pd.DataFrame(rows, columns=columns)
     table["same_rate"] = table["same_rate"].astype("boolean")
     attrs = {"table": "sink_agreement", "pairs": list(records), "draws": draws, "seed": seed}
@@ -109,13 +120,14 @@ def _agreement(
     near: list[Bool[np.ndarray, " token"]],
     draws: int,
     rng: np.random.Generator,
-) -> dict[str, float | int]:
+) -> dict[str, float | int | bool]:
     """How many of the chosen sinks are near, and of random tokens in their place."""
-    hits, drawn = 0, np.zeros(draws)
+    hits, drawn, alone = 0, np.zeros(draws), True
     for sample, own in chosen.groupby("sample"):
         number = int(sample)  # pyright: ignore[reportArgumentType]
         tokens = own["token"].to_numpy(np.int64)
         candidates = near[number][layouts[number].mask(segment)]
+        alone &= len(candidates) == 1
         hits += int(near[number][tokens].sum())
         drawn += _draw(candidates, len(tokens), draws, rng)
     shares = drawn / len(chosen)
@@ -127,6 +139,7 @@ def _agreement(
         "control_low": float(low),
         "control_high": float(high),
         "p": float((1 + (drawn >= hits - 1e-9).sum()) / (1 + draws)),
+        "alone": alone,
     }
 
 

@@ -8,8 +8,8 @@ from jaxtyping import Bool, Float, Int
 
 from sinkscope.analysis.bootstrap import LEVEL
 from sinkscope.analysis.routing import ALL, Routed, routed_tokens, token_mask
-from sinkscope.analysis.tables import check_number, make_table
-from sinkscope.errors import InputError
+from sinkscope.analysis.sink_tables import sinks_of_record
+from sinkscope.analysis.tables import check_whole, make_table
 from sinkscope.glossary import paper_layer
 from sinkscope.record import Record
 
@@ -47,12 +47,13 @@ def sink_experts(
 
     Raises:
         SiteError: the record holds no router.
-        InputError: the table is another one, or is of another record.
+        InputError: the table is another one or of another record, or draws or a seed are no whole
+            number.
     """
-    check_number("draws", draws)
-    if not {"sample", "layer", "token", "segment"} <= set(sinks):
-        raise InputError("sink_experts: the table is not one of sinks; give find_sinks'.")
+    check_whole("draws", draws, least=1)
+    check_whole("seed", seed, least=0)
     routed = routed_tokens(record)
+    sinks = sinks_of_record(sinks, record, where="sink_experts")
     rng = np.random.default_rng(seed)
     rows = []
     for layer, segment, cells in _groups(sinks, routed):
@@ -77,9 +78,6 @@ def _groups(
     sinks: pd.DataFrame, routed: Routed
 ) -> Iterator[tuple[int, str, Int[np.ndarray, "sink 2"]]]:
     """Sample and token of the sinks of every layer and segment that the record routes."""
-    samples, _, tokens, _ = routed.chosen.shape
-    if len(sinks) and (sinks["sample"].max() >= samples or sinks["token"].max() >= tokens):
-        raise InputError("sink_experts: the sinks are of another record; find them in this one.")
     known = sinks.loc[sinks["layer"].isin(routed.layers)]
     for (layer, segment), own in known.groupby(["layer", "segment"], sort=True):
         yield int(layer), str(segment), own[["sample", "token"]].to_numpy(np.int64)

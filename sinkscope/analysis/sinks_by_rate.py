@@ -18,9 +18,9 @@ import pandas as pd
 from sinkscope.analysis.bootstrap import bootstrap_interval, bootstrap_weights
 from sinkscope.analysis.finding import find_sinks
 from sinkscope.analysis.rates import Pair, check_rates
+from sinkscope.analysis.sink_tables import sinks_at, sinks_of_rates
 from sinkscope.analysis.summary import sink_summary
-from sinkscope.analysis.tables import make_table
-from sinkscope.errors import InputError
+from sinkscope.analysis.tables import check_whole, make_table
 from sinkscope.record import Record
 
 __all__ = ["sink_share", "sinks_by_rate"]
@@ -76,10 +76,13 @@ def sink_share(
         larger share of them: compare ``sinks_a_clip`` too.
 
     Raises:
-        InputError: the table is another one, or the records are not fit to be compared.
+        InputError: the table is another one or of other records, the records are not fit to be
+            compared, or draws or a seed are no whole number.
     """
     check_rates(records, where="sink_share")
-    refuse_other_table(sinks, "sinks_by_rate", where="sink_share")
+    sinks = sinks_of_rates(sinks, records, where="sink_share")
+    check_whole("draws", draws, least=1)
+    check_whole("seed", seed, least=0)
     weights = bootstrap_weights(len(next(iter(records.values()))), draws=draws, seed=seed)
     rows = []
     for pair, record in records.items():
@@ -97,22 +100,6 @@ def sink_share(
             rows.append(row)
     attrs = {"table": "sink_share", "pairs": list(records), "draws": draws, "seed": seed}
     return make_table(pd.DataFrame(rows), next(iter(records.values())), attrs)
-
-
-def sinks_at(sinks: pd.DataFrame, pair: Pair) -> pd.DataFrame:
-    """The rows of one pair of rates."""
-    return sinks.loc[(sinks["audio_rate"] == pair[0]) & (sinks["video_rate"] == pair[1])]
-
-
-def refuse_other_table(table: pd.DataFrame, wanted: str, *, where: str) -> None:
-    """Refuse a table that another function made.
-
-    Raises:
-        InputError: naming the function whose table is wanted.
-    """
-    found = table.attrs.get("table")
-    if found != wanted:
-        raise InputError(f"{where}: the table is {found!r}; give what {wanted} returned.")
 
 
 def _counts(record: Record, own: pd.DataFrame, sample: int, segment: str) -> tuple[int, int]:

@@ -19,6 +19,7 @@ __all__ = [
     "as_ranges",
     "bos_present",
     "check_number",
+    "check_whole",
     "is_token",
     "layers_of",
     "make_table",
@@ -127,3 +128,14 @@ def check_number(
     if not above < value <= up_to:
         limit = "" if up_to == float("inf") else f" and at most {up_to:g}"
         raise InputError(f"{name} is {value}; give a number above {above:g}{limit}.")
+
+
+def check_whole(name: str, value: object, *, least: int) -> None:
+    """Refuse what is no whole number from ``least`` on.
+
+    Raises:
+        InputError: if the value is below, or of another kind.
+    """
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or value < least:  # pyright: ignore[reportOperatorIssue]
+        raise InputError(f"{name} is {value!r}; give a whole number from {least}.")

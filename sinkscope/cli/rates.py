@@ -71,7 +71,7 @@ def write_rates_of(
 
     if not isinstance(subject, AvsrSubject):
         raise InputError(f"rates: {subject.name} is a text model and has no rates.")
-    pairs = pairs_of_model(asked, subject.model.config) or []
+    pairs = _distinct(pairs_of_model(asked, subject.model.config) or [], subject, clips)
     with Console(stderr=True).status(f"recording at {len(pairs)} pairs of rates"):
         records = record_rates(subject, clips, pairs, keep=["resid_post"])
     write_rates(output, records, thresholds=rules, overwrite=overwrite)
@@ -79,3 +79,29 @@ def write_rates_of(
     for sentence in json.loads((output / "run.json").read_text(encoding="utf-8"))["findings"]:
         console.print(f"• {sentence}", markup=False)
     console.print(f"report: {output / 'report.html'}", style="bold", markup=False, soft_wrap=True)
+
+
+def _distinct(
+    pairs: "Sequence[tuple[int, int]]", subject: Any, clips: Sequence[Any]
+) -> list[tuple[int, int]]:
+    """Of pairs that differ only in a stream that is not read of these clips, the first.
+
+    Raises:
+        InputError: fewer than two are left.
+    """
+    from sinkscope.avsr.evaluation.cases import pairs_of_modality
+    from sinkscope.avsr.streams import NAMES, chosen_streams
+
+    config = subject.model.config
+    read = {name for clip in clips for name in chosen_streams(clip, subject.modality, config)}
+    modality: Any = NAMES[tuple(sorted(read))]
+    kept: dict[Any, tuple[int, int]] = {}
+    for pair in pairs:
+        kept.setdefault(pairs_of_modality(modality, [pair], config)[0], pair)
+    if len(kept) < 2:
+        given = ", ".join(f"{audio}:{video}" for audio, video in pairs)
+        raise InputError(
+            f"rates: of the pairs {given} only one remains where {modality} is read; give "
+            "--rates at least two that differ in what is read."
+        )
+    return list(kept.values())

@@ -46,6 +46,9 @@ def expert_usage(
     Raises:
         InputError: the table is another one, or has none of the segments.
     """
+    segments = [segments] if isinstance(segments, str) else list(segments)
+    if not segments or not len(usage):
+        raise InputError("expert_usage: there is no table or no segment; give at least one.")
     panels = _panels(usage, segments)
     first = next(iter(usage.values())) if isinstance(usage, Mapping) else usage
     grids = {name: _grid(table) for name, table in panels.items()}

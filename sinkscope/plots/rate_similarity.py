@@ -5,6 +5,7 @@ from matplotlib.axes import Axes
 
 from sinkscope.analysis.rate_match import TokenMatch
 from sinkscope.analysis.rate_similarity import clip_match
+from sinkscope.analysis.rates import rate_of
 from sinkscope.plots.captions import entitle, layer_words, model_words, sample_words
 from sinkscope.plots.style import drawing, plain
 from sinkscope.record import Record
@@ -48,7 +49,7 @@ def rate_similarity(
     match = clip_match(
         one, other, layer=layer, segment=segment, sample=sample, site=site, centred=centred
     )
-    rates = sorted({int(record.provenance[f"{segment}_rate"]) for record in (one, other)})
+    rates = sorted({rate_of(record, segment) for record in (one, other)})
     with drawing(ax, figsize=(7.4, 4.9)) as axes:
         _draw_cosines(axes, match)
         _draw_lines(axes, match)

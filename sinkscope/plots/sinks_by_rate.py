@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from sinkscope.analysis.rates import Pair, check_rates, rate_words
-from sinkscope.analysis.sinks_by_rate import refuse_other_table, sinks_at
+from sinkscope.analysis.sink_tables import sinks_at, sinks_of_rates
 from sinkscope.errors import InputError
 from sinkscope.layout import TokenLayout
 from sinkscope.plots.captions import entitle, model_words, refuse_sample, sample_words
@@ -54,10 +54,11 @@ def sinks_by_rate(
         InputError: no token has seconds, there is no such sample, or the table is another one.
     """
     check_rates(records, where="sinks_by_rate")
-    refuse_other_table(sinks, "sinks_by_rate", where="sinks_by_rate")
+    sinks = sinks_of_rates(sinks, records, where="sinks_by_rate")
     first = next(iter(records.values()))
     refuse_sample(first, sample, where="sinks_by_rate")
-    streams = list(dict.fromkeys(_timed_segments(first.layouts[sample])))
+    layouts = [record.layouts[sample] for record in records.values()]
+    streams = list(dict.fromkeys(name for one in layouts for name in _timed_segments(one)))
     if not streams:
         raise InputError("sinks_by_rate: no token has seconds, so there is no time axis.")
     own = sinks.loc[sinks["sample"] == sample]
@@ -129,6 +130,8 @@ def _draw_pair(
 ) -> None:
     for row, stream in enumerate(streams):
         tokens = np.flatnonzero(layout.mask(stream))
+        if not len(tokens):
+            continue
         start, end = layout.seconds[tokens].T
         is_sink = np.isin(tokens, own["token"])
         color = SEGMENT_COLORS[stream]

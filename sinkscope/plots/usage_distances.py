@@ -24,6 +24,8 @@ def usage_distances(
 ) -> Axes:
     """Every comparison as a dot: total variation, and what exchanged labels give on average.
 
+    Comparisons of two pairs that give the segment one rate (``same_rate``) are left out.
+
     Args:
         distances: what ``usage_distances`` returned.
         segment: ``"all"`` or a segment of the table.
@@ -41,6 +43,10 @@ def usage_distances(
     if own.empty:
         known = ", ".join(dict.fromkeys(distances["segment"]))
         raise InputError(f"usage_distances: no segment {segment!r} in the table; use {known}.")
+    own = own.loc[~own["same_rate"].fillna(False).astype(bool)]
+    if own.empty:
+        raise InputError(f"usage_distances: the {segment} rate is the same at all pairs.")
+    clips = int(own["clips"].max())
     rng = np.random.default_rng(0)
     shown = [row for row in ROWS if (own["kind"] == row[0]).any()]
     with drawing(ax, figsize=(7.2, 3.3)) as axes:
@@ -73,7 +79,7 @@ def usage_distances(
             "Experts across rates and across layers",
             model_words(distances.attrs),
             "all tokens" if segment == "all" else f"{segment} tokens",
-            f"mean over {distances.attrs['samples']} clips" * (distances.attrs["samples"] > 1),
+            f"mean over {clips} clips" * (clips > 1),
             "each dot is one comparison of two",
         )
     return axes

@@ -161,6 +161,7 @@ def record(
         layout: what every token is, one a sample, where the subject does not know it.
         layers: 0-based layers to record; all by default.
         keep: what to keep whole beside the statistics: ``"pattern"``, another site, or `Keep`.
+            What is among the statistics already is taken once.
         prepend_bos: whether texts begin with BOS; None leaves it to the tokenizer or model.
         reducers: the statistics, by default `default_reducers`, which take memory linear in the
             number of tokens.
@@ -178,6 +179,7 @@ def record(
     chosen = [*statistics, *(Keep(item) if isinstance(item, str) else item for item in keep)]
     if layers is not None:
         chosen = [_within(reducer, layers) for reducer in chosen]
+    chosen = [one for place, one in enumerate(chosen) if one not in chosen[:place]]
     given = {
         "input_ids": input_ids,
         "inputs_embeds": inputs_embeds,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sinkscope.avsr.clip import Clip
 from sinkscope.avsr.model import Inputs, LlamaAvsr
-from sinkscope.avsr.streams import chosen_order
+from sinkscope.avsr.streams import chosen_order, chosen_rate
 from sinkscope.errors import InputError
 from sinkscope.layout import TokenLayout
 from sinkscope.subjects.anatomy import Anatomy
@@ -73,9 +73,12 @@ class AvsrSubject:
         """The same model with other choices; what is left out stays as it is.
 
         Raises:
-            InputError: an order of streams that the model cannot have.
+            InputError: an order of streams or a rate that the model cannot have.
         """
-        order = None if stream_order is None else chosen_order(stream_order, self.model.config)
+        config = self.model.config
+        order = None if stream_order is None else chosen_order(stream_order, config)
+        for stream in config.streams:
+            chosen_rate(stream, audio_rate if stream == "audio" else video_rate, config)
         given = {
             "modality": modality,
             "audio_rate": audio_rate,

@@ -55,8 +55,8 @@ def model_hash(model: nn.Module, anatomy: Anatomy) -> str:
     """A short hash that tells two models apart: a base model and the same model fine-tuned.
 
     It covers the configuration, the name, shape and dtype of every weight, up to 16,384 evenly
-    spaced numbers of each, and whether adapters are switched off. Weights that lie on no device
-    (offloaded ones) count by name, shape and dtype only.
+    spaced numbers of each, the settings of mixtures of experts, and whether adapters are switched
+    off. Weights that lie on no device (offloaded ones) count by name, shape and dtype only.
 
     Example:
         >>> from transformers import LlamaConfig, LlamaForCausalLM
@@ -77,6 +77,8 @@ def model_hash(model: nn.Module, anatomy: Anatomy) -> str:
             digest.update(_sampled(weight))
     off = [name for name, module in model.named_modules() if _switched_off(module)]
     digest.update(",".join(off).encode())
+    experts = expert_settings(anatomy.blocks)
+    digest.update(b"" if experts is None else repr(sorted(asdict(experts).items())).encode())
     return digest.hexdigest()
 
 

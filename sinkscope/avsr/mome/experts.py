@@ -11,7 +11,7 @@ import math
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -42,19 +42,34 @@ class Gate(nn.Module):
         self.settings = settings
 
     def forward(self, logits: Float[Tensor, "*token expert"]) -> Routing:
-        """Chooses ``top_k`` experts a token."""
+        """Chooses the ``top_k`` most probable experts a token; of equal ones the first.
+
+        Half precision often gives two experts one logit. Whoever reads the probabilities, in
+        float32, can choose the same experts.
+        """
         settings = self.settings
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
         probabilities = wide.softmax(dim=-1)
-        chosen = wide.topk(settings.top_k, dim=-1)
+        chosen = _first_largest(probabilities.detach().float(), settings.top_k)
         if settings.softmax == "selected":
-            kept = chosen.values.softmax(dim=-1)
+            kept = wide.gather(-1, chosen).softmax(dim=-1)
         else:
-            kept = probabilities.gather(-1, chosen.indices)
+            kept = probabilities.gather(-1, chosen)
             if settings.renormalise:
                 kept = kept / kept.sum(dim=-1, keepdim=True)
-        gates = torch.zeros_like(wide).scatter(-1, chosen.indices, kept)
+        gates = torch.zeros_like(wide).scatter(-1, chosen, kept)
         return Routing(logits, probabilities, gates)
+
+
+def _first_largest(
+    values: Float[Tensor, "*token expert"], count: int
+) -> Int[Tensor, "*token chosen"]:
+    """Places of the largest values, of equal ones the first: ``topk`` leaves that open."""
+    left, places = values, []
+    for _ in range(count):
+        places.append(left.argmax(dim=-1, keepdim=True))
+        left = left.scatter(-1, places[-1], -torch.inf)
+    return torch.cat(places, dim=-1)
 
 
 class Mome(nn.Module):
