@@ -44,6 +44,13 @@ def test_every_point_is_where_its_row_says():
     plt.close(ax.figure)
 
 
+def test_one_utterance_has_points_without_bars():
+    ax = ss.plots.wer_by_tokens(table(wer_low=np.nan, wer_high=np.nan))
+    assert ax.get_ylim()[1] == pytest.approx(1.15 * 0.55)
+    assert {text.get_text(): text.xy for text in ax.texts}["5"] == pytest.approx((15.0, 0.55))
+    plt.close(ax.figure)
+
+
 def test_models_have_lines_of_their_own_and_points_one_name():
     both = pd.concat([table(model="one"), table(model="other").assign(wer=0.5, wer_high=0.9)])
     ax = ss.plots.wer_by_tokens(both)

@@ -1,6 +1,7 @@
 """Which experts a token gets: those that the model chose, also where probabilities are equal."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -90,3 +91,11 @@ def test_records_of_two_models_are_not_compared_as_rates() -> None:
         record.provenance["model_hash"] = own  # type: ignore[index]
     with pytest.raises(InputError, match="differ in model_hash"):
         ss.sinks_by_rate(records)
+
+
+def test_blocks_with_mixtures_of_other_settings_are_refused() -> None:
+    model = with_experts("llama")
+    mixture = anatomy_of(model).blocks[1].mome
+    mixture.settings = replace(mixture.settings, top_k=3)  # type: ignore[union-attr]
+    with pytest.raises(InputError, match="differ in their settings from block to block"):
+        ss.record(model, **batch())

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-import numpy as np
 import pandas as pd
 
 from sinkscope.analysis.rates import Pair, rate_words
@@ -82,13 +81,12 @@ def _other_model(sinks: pd.DataFrame, record: Record) -> bool:
 
 def _refuse_other_tokens(sinks: pd.DataFrame, record: Record, *, where: str) -> None:
     """Refuse rows whose token is not in the record, or has another segment or label there."""
-    for row in sinks[["sample", "token", "segment", "label"]].drop_duplicates().itertuples():
-        sample, token = int(np.int64(row.sample)), int(np.int64(row.token))
-        layout = record.layouts[sample] if 0 <= sample < len(record) else ()
-        if not 0 <= token < len(layout) or (
-            (layout.segments[token], layout.labels[token]) != (row.segment, row.label)
-        ):
+    for row in sinks[["sample", "token", "segment", "label"]].drop_duplicates().to_numpy(object):
+        sample, token, *named = row.tolist()
+        layout = record.layouts[sample] if 0 <= sample < len(record) else None
+        known = layout is not None and 0 <= token < len(layout)
+        if not known or [layout.segments[token], layout.labels[token]] != named:  # pyright: ignore
             raise InputError(
                 f"{where}: the sinks are of another record (sample {sample} has no token {token} "
-                f"{row.label!r}); find them in this one."
+                f"{named[1]!r}); find them in this one."
             )

@@ -144,8 +144,8 @@ def _standardised(records: list[Record], routed: list[Routed]) -> Counted:
     names = sorted({name for record in records for name in segments_of(record)} - {ALL})
     masks = {name: _masks(records, routed, name) for name in names}
     counts = np.array([[mask.sum(1) for mask in masks[name]] for name in names], float)
-    common = (counts > 0).all(1, keepdims=True)
-    kept = common[:, 0].any(0)
+    common = np.min(counts, axis=1, keepdims=True) > 0
+    kept = np.any(common[:, 0], axis=0)
     tokens = np.where(common, counts, 0.0)
     totals = np.where(kept, tokens.sum(0), 1.0)
     weights = (tokens / totals).mean(1)
@@ -153,7 +153,7 @@ def _standardised(records: list[Record], routed: list[Routed]) -> Counted:
     for name, weight in zip(names, weights, strict=True):
         for place, (one, mask) in enumerate(zip(routed, masks[name], strict=True)):
             sums[place] += weight[:, None, None] * _shares(one, mask)
-    return kept, sums
+    return np.asarray(kept), sums
 
 
 def _masks(

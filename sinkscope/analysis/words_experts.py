@@ -163,7 +163,7 @@ def _rows(table: Any) -> Any:
     return table.itertuples(index=False)
 
 
-def _whole(table: pd.DataFrame) -> pd.DataFrame:
+def _whole(table: pd.DataFrame) -> Any:
     """The rows of all tokens; of the first segment where they were taken out."""
     segments = table["segment"].unique()
     return table.loc[table["segment"] == ("all" if "all" in segments else segments[0])]

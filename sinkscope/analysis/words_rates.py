@@ -78,7 +78,7 @@ def agreement_sentences(table: pd.DataFrame) -> str:
     if table.empty:
         return "No sink at any rate: there is nothing to compare."
     told = []
-    same = table["same_rate"].fillna(False).astype(bool)
+    same: Any = table["same_rate"].fillna(False).astype(bool)
     for tied in (True, False):
         rows = table.loc[table["segment"].isin(TIED) == tied]
         own = rows.loc[~same & ~table["alone"]]
@@ -97,7 +97,7 @@ def agreement_sentences(table: pd.DataFrame) -> str:
     return " ".join(told)
 
 
-def _left_out(rows: pd.DataFrame, same: pd.Series) -> str:
+def _left_out(rows: pd.DataFrame, same: Any) -> str:
     """How many comparisons say nothing, and why."""
     at_one = int(same.loc[rows.index].sum())
     alone = int((rows["alone"] & ~same.loc[rows.index]).sum())

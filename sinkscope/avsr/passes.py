@@ -24,7 +24,7 @@ STREAMS = {"audio": ("audio",), "video": ("video",), "audiovisual": ("audio", "v
 
 AUDIOVISUAL = ("audiovisual",)
 
-Pair = tuple[int | None, int | None]
+StreamRates = tuple[int | None, int | None]
 """Encoder frames a token of audio and of video; None for a stream that is not read."""
 
 
@@ -163,7 +163,7 @@ class SampledPair:
         return AllPairs(self.audio, self.video, self.modalities, self.weights).possible()
 
 
-def pairs_of(modality: str, audio: Sequence[int], video: Sequence[int]) -> list[Pair]:
+def pairs_of(modality: str, audio: Sequence[int], video: Sequence[int]) -> list[StreamRates]:
     """The rates at which a modality is read, each once: all pairs where both streams are read.
 
     >>> pairs_of("video", (4, 16), (2, 5))
@@ -175,7 +175,7 @@ def pairs_of(modality: str, audio: Sequence[int], video: Sequence[int]) -> list[
     return [(a, v) for v in seen for a in heard]
 
 
-def name_of_pair(pair: Pair) -> str:
+def name_of_pair(pair: StreamRates) -> str:
     """A pair in words, the order (audio, video); one number where one stream is read.
 
     >>> name_of_pair((4, 2)), name_of_pair((None, 5))

@@ -23,8 +23,9 @@ def wer_by_tokens(table: pd.DataFrame, *, condition: str = "clean", ax: Axes | N
     """How many words are wrong when so many audio and video tokens reach the LLM.
 
     A line joins the points of a modality; at each stand its rates (encoder frames a token; audio
-    first where both are read). Bars are the table's 95 % intervals. Several models, told by a
-    column ``model``, have lines of their own; the rates are written once, at the uppermost.
+    first where both are read). Bars are the table's 95 % intervals; one utterance has none. Several
+    models, told by a column ``model``, have lines of their own; the rates are written once, at the
+    uppermost.
 
     Args:
         table: of an evaluation at several rates: its ``table.csv``, or ``to_frame()``.
@@ -79,6 +80,8 @@ def _rows(table: pd.DataFrame, condition: str) -> pd.DataFrame:
         raise InputError(
             f"wer_by_tokens: nothing was scored in the condition {condition!r}; give another."
         )
+    ends = {name: rows[name].fillna(rows["wer"]) for name in ("wer_low", "wer_high")}
+    rows = rows.assign(**ends)
     return rows if "model" in rows else rows.assign(model="")
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from sinkscope.avsr.mome import Mome, MomeSettings, Routing
+from sinkscope.errors import InputError
 from sinkscope.subjects.families import Family
 from sinkscope.subjects.taps import Tap, first_output, put_output
 
@@ -32,8 +33,17 @@ def mixture_of(block: nn.Module) -> Mome | None:
 
 
 def expert_settings(blocks: Sequence[nn.Module]) -> MomeSettings | None:
-    """The settings of the mixtures of a model's blocks; None where it has none."""
+    """The settings of the mixtures of a model's blocks; None where it has none.
+
+    Raises:
+        InputError: two blocks have mixtures of other settings, which a record cannot state.
+    """
     found = [mixture.settings for block in blocks if (mixture := mixture_of(block)) is not None]
+    if any(settings != found[0] for settings in found):
+        raise InputError(
+            "The mixtures of experts differ in their settings from block to block; attach them "
+            "with one MomeSettings."
+        )
     return found[0] if found else None
 
 

@@ -7,7 +7,7 @@ from itertools import product
 from sinkscope.avsr.config import AvsrConfig, Modality
 from sinkscope.avsr.decoding import Decoding
 from sinkscope.avsr.evaluation.conditions import Condition
-from sinkscope.avsr.passes import STREAMS, Pair
+from sinkscope.avsr.passes import STREAMS, StreamRates
 from sinkscope.avsr.streams import chosen_rate
 from sinkscope.errors import InputError
 
@@ -33,9 +33,9 @@ class Case:
 
     modality: Modality
     condition: Condition
-    pair: Pair | None = None
+    pair: StreamRates | None = None
 
-    def place(self, utterance: int) -> tuple[int | None, str | None, str | None, Pair]:
+    def place(self, utterance: int) -> tuple[int | None, str | None, str | None, StreamRates]:
         """What only one row is about."""
         return utterance, self.modality, self.condition.name, self.pair or (None, None)
 
@@ -76,7 +76,7 @@ def pairs_of_model(rates: Rates | None, config: AvsrConfig) -> list[tuple[int, i
 
 def pairs_of_modality(
     modality: Modality, pairs: Sequence[tuple[int, int]] | None, config: AvsrConfig
-) -> list[Pair | None]:
+) -> list[StreamRates | None]:
     """The pairs at which a modality is read: one stream alone at each of its rates once."""
     if pairs is None:
         return [None]

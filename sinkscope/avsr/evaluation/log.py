@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sinkscope.avsr.passes import Pair
+from sinkscope.avsr.passes import StreamRates
 from sinkscope.avsr.scoring import UtteranceErrors
 from sinkscope.errors import InputError
 
 __all__ = ["Log", "Row", "open_log"]
 
-Place = tuple[int | None, str | None, str | None, Pair]
+Place = tuple[int | None, str | None, str | None, StreamRates]
 """Utterance, modality, condition and rates."""
 
 WITH_RATES = ("audio_rate", "video_rate", "tokens")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sinkscope.avsr.evaluation.cases import Case
 from sinkscope.avsr.evaluation.conditions import Condition
 from sinkscope.avsr.evaluation.log import WITH_RATES, Row
-from sinkscope.avsr.passes import Pair
+from sinkscope.avsr.passes import StreamRates
 from sinkscope.avsr.scoring import WordErrors, corpus_errors
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Cell:
     utterances: int
     failures: int
     errors: WordErrors | None
-    pair: Pair | None = None
+    pair: StreamRates | None = None
     tokens: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
