@@ -212,7 +212,10 @@ def _chance(row: Row, name: str, p: str) -> str:
 def _agreement(table: pd.DataFrame) -> str:
     if table.empty:
         return "There is no sink at any rate."
-    own = table.loc[table["sinks"] > 0]
+    told = (table["sinks"] > 0) & (table["same_rate"] != True) & (table["segment"] != "bos")  # noqa: E712
+    own = table.loc[told]
+    if own.empty:
+        return "No sink but BOS has another rate to be compared with."
     rows = []
     for (side, segment), part in own.groupby(["side", "segment"], sort=False):
         weights = part["sinks"] / part["sinks"].sum()
