@@ -134,7 +134,8 @@ def test_another_tokenizer_is_refused(tmp_path: Path, sources: Answers) -> None:
     ("case", "changes", "message"),
     [
         (STACKED, {"video_encoder": "huge"}, "--video-encoder huge: there is no such file"),
-        (STACKED, {"audio_rate": 7}, "takes 4 stacked frames, and the audio rate was said to be 7"),
+        (STACKED, {"audio_rate": 7}, "takes 4 stacked frames, and --audio-rate is 7"),
+        (STACKED, {"audio_rates": (2, 4)}, "takes 4 stacked frames, and --audio-rates is 2, 4"),
         (STACKED, {"compression": "average"}, "takes 4 stacked frames, and --compression is"),
         (STACKED, {"compression": "mean"}, "--compression is 'mean'"),
         (STACKED, {"encoder": "{}/none.json"}, "none.json is no configuration"),
@@ -146,7 +147,8 @@ def test_another_tokenizer_is_refused(tmp_path: Path, sources: Answers) -> None:
         (STACKED, {"video_encoder": "{}/text.json"}, "text.json is no configuration"),
         (STACKED, {"lora_reduction": 32}, "--lora-reduction 32 means a rank of 2"),
         ("audio_ratio1_nopeft_bA", {"lora_alpha": 8}, "has no LoRA branches"),
-        ("audio_stack4_bA", {"video_rate": 2}, "has no video projector"),
+        ("audio_stack4_bA", {"video_rate": 2}, "has no video projector; leave --video-rate out"),
+        ("audio_stack4_bA", {"video_rates": (2,)}, "projector; leave --video-rates out"),
         ("video_stack3_bA_lora_avhubert", {"audio_rate": 2}, "has no audio projector"),
     ],
 )

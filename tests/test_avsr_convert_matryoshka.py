@@ -176,9 +176,11 @@ def renamed(old: str, new: str) -> Callable[[dict[str, Tensor]], dict[str, Tenso
          "give --audio-rates (frames that were averaged into a token, one number for each of its "
          "2 projectors"),
         (PLAIN, unchanged, {"audio_rates": (4, 8, 16)},
-         "There are 2 audio projectors, one for each rate, and 3 rates were said (4, 8, 16)"),
+         "There are 2 audio projectors, one for each rate, and --audio-rates is 4, 8, 16; "
+         "name every rate with --audio-rates, in the authors' order."),
         (PLAIN, unchanged, {"video_rates": None, "video_rate": 2},
-         "There are 2 video projectors, one for each rate, and 1 rate was said (2)"),
+         "There are 2 video projectors, one for each rate, and --video-rate is 2; name "
+         "every rate with --video-rates, in the authors' order."),
         (PLAIN, unchanged, {"video_rate": 2}, "Both --video-rate and --video-rates were given"),
         (PLAIN, unchanged, {"audio_rates": (4, 4)}, "give each rate once"),
         (PLAIN, unchanged, {"compression": "stack"}, "take one frame each, and --compression"),
@@ -188,7 +190,7 @@ def renamed(old: str, new: str) -> Callable[[dict[str, Tensor]], dict[str, Tenso
         (SHARED, renamed("video_proj.", "video_proj.0."), {},
          "video_proj has a projector for each rate, and audio_proj one for all"),
         (STACKS, unchanged, {"audio_rates": (16, 4)},
-         "take 4 and 16 stacked frames, and the audio rate was said to be 16, 4"),
+         "take 4 and 16 stacked frames, and --audio-rates is 16, 4"),
         (STACKS, without("audio_proj.1.3."), {}, "some of the projectors end in a LayerNorm"),
         (TASKED, without(".audiovisual.weight"), {}, "audiovisual is missing and none is too many"),
         (TASKED, renamed(".video.weight", ".lips.weight"), {},

@@ -15,6 +15,7 @@ from sinkscope.avsr.llm import build_llm
 from sinkscope.avsr.lora import attach_lora, merge_lora
 from sinkscope.avsr.lora_files import export_adapter, read_adapter
 from sinkscope.avsr.model import LlamaAvsr
+from sinkscope.avsr.mome import MomeSettings, add_mixtures
 from sinkscope.avsr.tokens import word_tokenizer
 from sinkscope.errors import CheckpointError, InputError
 
@@ -146,6 +147,8 @@ def test_damage_and_branches_are_refused(tmp_path: Path) -> None:
     export_adapter(llm, tmp_path)
     with pytest.raises(InputError, match="has LoRA branches already"):
         read_adapter(llm, tmp_path)
+    with pytest.raises(InputError, match="has mixtures of experts"):
+        read_adapter(add_mixtures(an_llm(), MomeSettings(routed=2, top_k=1)), tmp_path)
     merge_lora(llm)
     with pytest.raises(InputError, match="has no LoRA branches"):
         export_adapter(llm, tmp_path)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from sinkscope.avsr.lora_schemes import SCALE_KEYS, SCHEMES
 from sinkscope.avsr.mome_settings import MomeSettings
+from sinkscope.avsr.rates import is_rate
 from sinkscope.errors import CheckpointError, InputError
 
 __all__ = ["MODEL_TYPE", "VERSION", "AvsrConfig", "EncoderConfig", "LoraSettings"]
@@ -230,7 +231,7 @@ def _is_required(item: Field[Any]) -> bool:
 
 
 def _check_rates(name: str, rates: tuple[int, ...], config: AvsrConfig) -> None:
-    if not rates or any(rate != int(rate) or rate < 1 for rate in rates):
+    if not rates or not all(map(is_rate, rates)):
         raise InputError(f"AvsrConfig.{name} is {rates}; give whole numbers of at least 1.")
     if config.projectors == "per_rate":
         if len(set(rates)) < len(rates):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from sinkscope.avsr.config import LoraSettings
 from sinkscope.avsr.lora import TARGETS, adapters_of, attach_lora, branches_of, peft_config
 from sinkscope.avsr.lora_schemes import SHARED
+from sinkscope.avsr.mome import mixtures
 from sinkscope.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
@@ -67,10 +68,15 @@ def read_adapter(llm: "PreTrainedModel", folder: str | Path) -> LoraSettings:
     Raises:
         CheckpointError: no adapter there, one of another kind, or one of another LLM: only LoRA on
             the query and value projections is read, of one rank and one scale, without bias.
-        InputError: the LLM has branches already.
+        InputError: the LLM has branches already, or mixtures of experts.
     """
     if branches_of(llm):
         raise InputError("read_adapter: the LLM has LoRA branches already; merge them first.")
+    if next(mixtures(llm), None) is not None:
+        raise InputError(
+            "read_adapter: the LLM has mixtures of experts, and an LLM has branches or experts; "
+            "read the adapter into one without experts."
+        )
     folder = Path(folder)
     config, state = _adapter_config(folder), _adapter_weights(folder)
     wanted = _adapter_shapes(llm, config.r)

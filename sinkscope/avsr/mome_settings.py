@@ -9,8 +9,10 @@ Example:
     12732048
 """
 
+import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from numbers import Integral, Real
+from typing import Any, NamedTuple
 
 from sinkscope.errors import InputError
 
@@ -26,6 +28,11 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "balance_over": ("step", "forward", "sequence"),
 }
 """The values of every field that is a word."""
+
+_LEAST = {"bottleneck": 1, "routed": 0, "shared": 0, "top_k": 0}
+"""The smallest value of every field that counts something."""
+
+_TRUTHS = ("renormalise", "router_bias", "expert_bias", "balance_padding")
 
 
 @dataclass(frozen=True)
@@ -82,13 +89,16 @@ class MomeSettings:
 
     def __post_init__(self) -> None:
         for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
-                raise InputError(
-                    f"mome: {name} is {getattr(self, name)!r}; give one of {', '.join(known)}."
-                )
-        for name, least in {"bottleneck": 1, "routed": 0, "shared": 0, "top_k": 0}.items():
-            if getattr(self, name) < least:
-                raise InputError(f"mome: {name} is {getattr(self, name)}; give {least} or more.")
+            self._check(name, getattr(self, name) in known, f"give one of {', '.join(known)}")
+        for name in _TRUTHS:
+            self._check(name, isinstance(getattr(self, name), bool), "give true or false")
+        for name, least in _LEAST.items():
+            whole = _is_number(getattr(self, name), Integral) and getattr(self, name) >= least
+            self._check(name, whole, f"give {least} or more, a whole number")
+        self._check("scale", _is_number(self.scale, Real), "give a finite number")
+        for name in ("balance_weight", "z_weight"):
+            weight = _is_number(getattr(self, name), Real) and getattr(self, name) >= 0
+            self._check(name, weight, "give 0 or more")
         if not self.routed + self.shared:
             raise InputError("mome: there are no experts; give routed or shared ones.")
         if not min(1, self.routed) <= self.top_k <= self.routed:
@@ -96,14 +106,20 @@ class MomeSettings:
                 f"mome: top_k is {self.top_k} of {self.routed} routed experts; give a number from "
                 f"{min(1, self.routed)} to {self.routed}."
             )
-        for name in ("balance_weight", "z_weight"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise InputError(f"mome: {name} is {getattr(self, name)}; give 0 or more.")
+
+    def _check(self, name: str, right: bool, what_to_give: str) -> None:
+        if not right:
+            raise InputError(f"mome: {name} is {getattr(self, name)!r}; {what_to_give}.")
 
     @property
     def experts(self) -> int:
         """Shared and routed ones; the shared ones come first everywhere."""
         return self.shared + self.routed
+
+
+def _is_number(value: Any, kind: type) -> bool:
+    """Whether a value is a finite number of a kind; True and False are none."""
+    return isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
 
 
 class ExpertCount(NamedTuple):

@@ -11,10 +11,12 @@ Example:
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Protocol
 
 import numpy as np
 
+from sinkscope.avsr.rates import is_rate
 from sinkscope.errors import InputError
 
 __all__ = ["AllPairs", "Pass", "Passes", "SampledPair", "name_of_pair", "pairs_of"]
@@ -145,8 +147,10 @@ class SampledPair:
 
     def __post_init__(self) -> None:
         _check("SampledPair", self.audio, self.video, self.modalities, self.weights)
-        if self.seed < 0:
-            raise InputError(f"SampledPair: the seed is {self.seed}; give 0 or more.")
+        if not isinstance(self.seed, Integral) or self.seed < 0:
+            raise InputError(
+                f"SampledPair: the seed is {self.seed!r}; give a whole number of 0 or more."
+            )
 
     def passes(self, step: int) -> tuple[Pass, ...]:
         """One of each modality, at the two rates that were drawn for the step."""
@@ -195,19 +199,27 @@ def _check(
     modalities: Sequence[str],
     weights: Mapping[str, float | int] | None,
 ) -> None:
+    if isinstance(modalities, str):
+        raise InputError(f"{where}: modalities is {modalities!r}; give a list of names.")
     for name in (*modalities, *(weights or {})):
         if name not in STREAMS:
             raise InputError(f"{where}: there is no modality {name!r}; use {', '.join(STREAMS)}.")
     if not modalities:
         raise InputError(f"{where}: no modality was given; give one of {', '.join(STREAMS)}.")
-    for rate in (*audio, *video):
-        if rate != int(rate) or rate < 1:
-            raise InputError(f"{where}: a rate is {rate}; give whole numbers of at least 1.")
+    for stream, rates in {"audio": audio, "video": video}.items():
+        _check_rates(where, stream, rates)
     for name in modalities:
-        missing = not video if name != "audio" else not audio
-        if missing:
-            stream = "audio" if name == "audio" else "video"
+        stream = "audio" if name == "audio" else "video"
+        if not (audio if stream == "audio" else video):
             raise InputError(f"{where}: modality {name!r} needs {stream} rates; give at least one.")
     for name, weight in (weights or {}).items():
-        if not 0 <= weight < float("inf"):
-            raise InputError(f"{where}: the weight of {name} is {weight}; give 0 or more.")
+        if not isinstance(weight, Real) or not 0 <= weight < float("inf"):
+            raise InputError(f"{where}: the weight of {name} is {weight!r}; give 0 or more.")
+
+
+def _check_rates(where: str, stream: str, rates: object) -> None:
+    if isinstance(rates, str) or not isinstance(rates, Sequence):
+        raise InputError(f"{where}: the {stream} rates are {rates!r}; give a list of numbers.")
+    for rate in rates:
+        if not is_rate(rate):
+            raise InputError(f"{where}: a rate is {rate!r}; give whole numbers of at least 1.")

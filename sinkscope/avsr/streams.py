@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from sinkscope.avsr.clip import Clip
 from sinkscope.avsr.config import AvsrConfig, Modality
 from sinkscope.avsr.lora_schemes import ties_rate
+from sinkscope.avsr.rates import is_rate
 from sinkscope.errors import InputError
 
 __all__ = [
@@ -118,8 +119,8 @@ def chosen_rate(stream: str, asked: int | None, config: AvsrConfig) -> int:
     """
     trained = config.rates(stream)
     rate = trained[0] if asked is None else asked
-    if rate != int(rate) or rate < 1:
-        raise InputError(f"{stream}_rate is {rate}; give a whole number of at least 1.")
+    if not is_rate(rate):
+        raise InputError(f"{stream}_rate is {rate!r}; give a whole number of at least 1.")
     per_rate = config.projectors == "per_rate"
     if (per_rate or ties_rate(config.lora, stream)) and rate not in trained:
         raise InputError(

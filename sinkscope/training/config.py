@@ -43,24 +43,29 @@ class TrainConfig:
         dev: another one, for word errors; null for none.
         root: where a manifest's relative paths start.
         landmarks: a folder with a file of face landmarks for each clip.
-        llm: ``"lora"`` (the branches only), ``"full"`` or ``"frozen"``.
+        llm: ``"lora"`` (the branches only), ``"full"``, ``"frozen"`` or ``"untouched"``. Mixtures
+            of experts beside a frozen LLM are trained, fresh ones and those that the model has;
+            with ``"untouched"`` not even these, so projectors alone can be trained.
         lora: fresh branches; null keeps those that the model has.
         encoders: whether the encoders are trained, too.
         delimiters: whether the embeddings of the delimiters are; with llm "full" they are anyway.
         dropout: on the LLM's attention.
-        audio_rates: feature frames a token, drawn for each batch; null is the model's default.
+        audio_rates: feature frames a token, drawn for each batch. Null is the model's default; with
+            passes of another kind, all of the model's own.
         video_rates: the same for video.
         modalities: drawn for each batch; null is the widest that the model takes.
         passes: ``"drawn"``: one modality and rates for each batch. ``"all_pairs"``: every modality
             at every pair of rates in each step (Llama-MTSK). ``"sampled_pair"``: one audio and one
             video rate a step, every modality at them (Omni-AVSR). The passes of a step are made
-            over the same clips, and its loss is their mean.
-        task_weights: what each modality's cross-entropy is multiplied by; null is 1.
+            over the same clips, and its loss is their mean; there must be several to choose from.
+        task_weights: what each modality's cross-entropy is multiplied by, of those that are
+            trained; null is 1.
         projectors: ``"per_rate"`` or ``"shared"``; null keeps the model's. Per-rate ones begin as
             copies of a shared one where the model has it.
         mome: fresh mixtures of experts beside the LLM's blocks, which are trained; llm must be
-            "frozen". Null keeps those that the model has. ``balance_weight`` in it is the weight of
-            the balance loss; shares and probabilities are those of each pass by itself.
+            "frozen". Null keeps those that the model has, which llm "frozen" trains on.
+            ``balance_weight`` in it is the weight of the balance loss; shares and probabilities are
+            those of each pass by itself.
         decorrelation: the loss against BOS.
         noise: null for none.
         steps: of the optimiser.
@@ -114,7 +119,7 @@ class TrainConfig:
     cache: str | None = None
 
     def __post_init__(self) -> None:
-        one_of("llm", self.llm, ("lora", "full", "frozen"))
+        one_of("llm", self.llm, ("lora", "full", "frozen", "untouched"))
         one_of("passes", self.passes, ("drawn", "sampled_pair", "all_pairs"))
         if self.projectors is not None:
             one_of("projectors", self.projectors, ("shared", "per_rate"))

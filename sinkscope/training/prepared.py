@@ -59,7 +59,7 @@ def _learns(name: str, config: TrainConfig) -> bool:
         return "projector" in name.split(".")[0] or config.encoders
     if config.llm == "lora":
         return ".lora_" in name
-    return config.llm == "full" or ".mome." in name
+    return config.llm == "full" or (config.llm == "frozen" and ".mome." in name)
 
 
 def _learn_delimiters(model: LlamaAvsr) -> None:

@@ -13,7 +13,7 @@ from sinkscope.avsr.tokens import text_ids
 from sinkscope.errors import InputError
 from sinkscope.training.config import TrainConfig
 from sinkscope.training.features import encoder_inputs, streams_of
-from sinkscope.training.step_passes import rates_of, trained_modalities
+from sinkscope.training.step_passes import passes_of, rates_of, trained_modalities
 
 __all__ = ["refuse_missing", "refuse_textless", "refuse_unusable"]
 
@@ -37,9 +37,11 @@ def refuse_unusable(
             must give a token.
 
     Raises:
-        InputError: a clip without text, or one that lacks a stream or is too short.
+        InputError: a clip without text, or one that lacks a stream or is too short; or see
+            `passes_of`.
     """
     refuse_textless(entries)
+    passes_of(model.config, config)
     asked = {
         name: one for one in trained_modalities(model.config, config) for name in MODALITIES[one]
     }

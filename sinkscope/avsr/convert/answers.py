@@ -49,6 +49,12 @@ class Answers:
         several = self.audio_rates if heard else self.video_rates
         return several if one is None else (one,)
 
+    def option(self, stream: str) -> str:
+        """The option that said a stream's rates."""
+        heard = "audio" if stream == "audio" else "video"
+        several = getattr(self, f"{heard}_rates") is not None
+        return f"--{heard}-rates" if several else f"--{heard}-rate"
+
     def hubert(self, kinds: Collection[str]) -> str | None:
         """Where AV-HuBERT is, among encoders of these kinds."""
         alone = set(kinds) == {"avhubert"}
@@ -106,8 +112,9 @@ def refuse_contradictions(told: Told, answers: Answers) -> None:
         _refuse_other_rates(stream, encoding, answers)
     for stream, takers in {"audio": {"audio"}, "video": {"video", "audiovisual"}}.items():
         if answers.rates(stream) is not None and not told.streams.keys() & takers:
-            option = f"--{stream}-rate"
-            raise CheckpointError(f"The checkpoint has no {stream} projector; leave {option} out.")
+            raise CheckpointError(
+                f"The checkpoint has no {stream} projector; leave {answers.option(stream)} out."
+            )
 
 
 def _refuse_other_rates(stream: str, encoding: Encoding, answers: Answers) -> None:
@@ -121,7 +128,7 @@ def _refuse_other_rates(stream: str, encoding: Encoding, answers: Answers) -> No
         )
     if encoding.is_stacked and said not in (None, there):
         raise CheckpointError(
-            f"{has} {rates} stacked frames, and the {stream} rate was said to be "
+            f"{has} {rates} stacked frames, and {answers.option(stream)} is "
             f"{', '.join(map(str, said or ()))}; leave it out."
         )
     if not encoding.is_stacked and len(there) > 1 and answers.compression == "stack":
@@ -129,8 +136,8 @@ def _refuse_other_rates(stream: str, encoding: Encoding, answers: Answers) -> No
     if said is not None and len(there) > 1 and len(said) != len(there):
         raise CheckpointError(
             f"There are {len(there)} {stream} projectors, one for each rate, and "
-            f"{len(said)} {'rates were' if len(said) > 1 else 'rate was'} said "
-            f"({', '.join(map(str, said))}); name every rate, in the authors' order."
+            f"{answers.option(stream)} is {', '.join(map(str, said))}; name every rate with "
+            f"{answers.option(stream).removesuffix('s')}s, in the authors' order."
         )
 
 

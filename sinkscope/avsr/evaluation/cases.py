@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from numbers import Real
 
 from sinkscope.avsr.config import AvsrConfig, Modality
 from sinkscope.avsr.decoding import Decoding
@@ -55,23 +56,29 @@ def pairs_of_model(rates: Rates | None, config: AvsrConfig) -> list[tuple[int, i
     """
     if rates is None:
         return None
-    if rates == EVERY:
+    if isinstance(rates, str) and rates == EVERY:
         seen = "audiovisual" if config.streams == ("audiovisual",) else "video"
         return list(
             product(dict.fromkeys(config.rates("audio")), dict.fromkeys(config.rates(seen)))
         )
-    if (
-        isinstance(rates, str)
-        or not rates
-        or any(len(pair) != len(("audio", "video")) for pair in rates)
-    ):
+    if isinstance(rates, str) or not isinstance(rates, Sequence) or not _are_pairs(rates):
         raise InputError(
             f"The rates are {rates!r}; give pairs of an audio rate and a video rate, or 'all'."
         )
     for audio, video in rates:
         for stream in config.streams:
             chosen_rate(stream, audio if stream == "audio" else video, config)
-    return [(int(audio), int(video)) for audio, video in dict.fromkeys(rates)]
+    return list(dict.fromkeys((int(audio), int(video)) for audio, video in rates))
+
+
+def _are_pairs(rates: Sequence[object]) -> bool:
+    """Whether there is a pair, and nothing but pairs of numbers."""
+    return bool(rates) and all(
+        isinstance(pair, list | tuple)
+        and len(pair) == len(("audio", "video"))
+        and all(isinstance(rate, Real) for rate in pair)
+        for pair in rates
+    )
 
 
 def pairs_of_modality(
