@@ -203,3 +203,45 @@ def test_flat_tokens_without_a_mask_are_of_their_samples() -> None:
         model(IDS[:1])
         model(IDS[1:])
         torch.testing.assert_close(found, balance_loss(held, settings))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_generation_from_a_padded_batch_with_a_cache(placement: str) -> None:
+    """As without a cache, and as of each sample alone; the experts change what is written."""
+    model = stirred(build("llama"), replace(SMALL, placement=placement))
+    for _, mixture in mixtures(model):
+        mixture.up.mul_(4)
+    how = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+    ids, mask = IDS.clone(), torch.ones_like(IDS)
+    ids[1, :4], mask[1, :4] = 5, 0
+    given = {"input_ids": ids, "attention_mask": mask}
+    cached, whole = (model.generate(**given, **how, use_cache=use) for use in (True, False))
+    assert torch.equal(cached, whole)
+    for sample, start in enumerate((0, 4)):
+        own = ids[sample : sample + 1, start:]
+        alone = model.generate(own, attention_mask=torch.ones_like(own), **how)
+        assert torch.equal(alone[0], cached[sample, start:])
+    plain = build("llama").generate(**given, **how)
+    assert not torch.equal(plain[0], cached[0])
+    assert not torch.equal(plain[1], cached[1])
+
+
+def test_a_model_learns_nothing_in_experts_that_nobody_chose() -> None:
+    """Who was chosen is told by the logits of routers, sorted by hand."""
+    settings = replace(SMALL, routed=40)
+    model = stirred(build("llama"), settings)
+    with hold_routing(model) as held:
+        model(IDS).logits.square().sum().backward()
+        logits = [routing.logits.flatten(0, 1) for routing in held[0].layers]
+    for (_, mixture), own in zip(mixtures(model), logits, strict=True):
+        best = own.argsort(dim=-1, descending=True)[:, : settings.top_k]
+        used = {0, *(1 + int(number) for number in best.flatten())}
+        unused = [number for number in range(settings.experts) if number not in used]
+        assert len(unused) >= 4
+        for name in ("down", "up", "down_bias", "up_bias"):
+            gradient = getattr(mixture, name).grad.flatten(1)
+            assert (gradient[unused] == 0).all(), name
+            assert (gradient[sorted(used)] != 0).any(dim=1).all(), name
+        router = mixture.router.weight.grad
+        assert (router[[number - 1 for number in sorted(used - {0})]] != 0).any(dim=1).all()
