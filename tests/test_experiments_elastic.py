@@ -1,5 +1,7 @@
 """What each rate costs: operations against arithmetic by hand, tokens against the clip's length."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -15,6 +17,7 @@ from sinkscope.experiments.elastic import (
     measured,
     published,
 )
+from sinkscope.experiments.elastic_page import write_page
 
 SMALL = {
     "vocab_size": 50,
@@ -82,3 +85,15 @@ def test_a_higher_rate_has_fewer_tokens_and_operations() -> None:
     assert ordered["mega"].is_monotonic_increasing
     assert ordered["mega"].iloc[0] < 0.5 * ordered["mega"].iloc[-1]
     assert table["wer"].between(0, 1).all()
+
+
+def test_the_page_says_what_the_tables_say(tmp_path: Path) -> None:
+    subject = ss.load("tiny-mome")
+    table = measured(subject, [ss.read_clip(ss.bundled_clips()[0])], rounds=1)
+    said = {"model": "tiny-mome", "clips": 1, "rounds": 1, "seconds": SECONDS, "others": OTHERS}
+    write_page(tmp_path, table, published(), said=said)
+    page = (tmp_path / "README.md").read_text()
+    last = table.iloc[-1]
+    assert f"| both, 16, 5 | {last['tokens']:.0f} | {last['mega']:.0f} |" in page
+    assert "| 16, 5 | 88 | 0.219 / 0.222 | 0.568 / 0.578 | 1.32 / 1.34 | 1.33 |" in page
+    assert (tmp_path / "wer_by_tokens.png").stat().st_size > 10_000

@@ -2,7 +2,8 @@
 
 Of a bundled model (``--model``), on test voices of the synthetic corpus (``--corpus``): tokens,
 floating-point operations of projectors and LLM before the first word, seconds, and word errors. Of
-models of published size, without their weights, tokens and operations alone.
+models of published size, without their weights, tokens and operations alone. Writes two CSV files,
+a figure and a page.
 
 Operations are counted by PyTorch (``torch.utils.flop_counter``) while the real modules run, those
 of published size on the meta device: a multiplication and an addition are two, and attention is
@@ -28,6 +29,7 @@ from sinkscope.avsr.model import LlamaAvsr
 from sinkscope.avsr.mome import MomeSettings, add_mixtures
 from sinkscope.avsr.projector import Projector
 from sinkscope.experiments.corpus import read_corpus
+from sinkscope.experiments.elastic_page import write_page
 from sinkscope.subjects.avsr import AvsrSubject
 from sinkscope.subjects.subject import load
 
@@ -192,17 +194,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--model", default="tiny-mome")
     parser.add_argument("--corpus", type=Path, help="the synthetic corpus; default OUT/corpus")
-    parser.add_argument("--clips", type=int, default=100)
+    parser.add_argument("--clips", type=int, default=300)
+    parser.add_argument("--rounds", type=int, default=1, help="of the seconds; the median counts")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    given.out.mkdir(parents=True, exist_ok=True)
-    published().to_csv(given.out / "published.csv", index=False, float_format="%.5g")
     subject = load(given.model)
     if not isinstance(subject, AvsrSubject):
         raise SystemExit(f"{given.model} takes no clips.")
     clips = list(read_corpus(given.corpus or given.out / "corpus", "test", limit=given.clips))
-    table = measured(subject, clips)
-    table.to_csv(given.out / "elastic.csv", index=False, float_format="%.5g")
+    tables = {"published": published(), "elastic": measured(subject, clips, rounds=given.rounds)}
+    given.out.mkdir(parents=True, exist_ok=True)
+    for name, table in tables.items():
+        table.to_csv(given.out / f"{name}.csv", index=False, float_format="%.5g")
+    said = {"model": given.model, "clips": len(clips), "rounds": given.rounds}
+    said |= {"seconds": SECONDS, "others": OTHERS}
+    write_page(given.out, tables["elastic"], tables["published"], said=said)
 
 
 if __name__ == "__main__":
