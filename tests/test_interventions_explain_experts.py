@@ -12,7 +12,6 @@ import torch
 import sinkscope as ss
 from sinkscope.avsr.adapting import adapted
 from sinkscope.avsr.mome import MomeSettings
-from tests.test_subjects_experts import PLACEMENTS
 
 NEURON = 94
 """It writes the massive activations of the bundled model, in layer 0."""
@@ -43,7 +42,10 @@ def expert_in_place_of_the_neuron(placement: str) -> Any:
     return model
 
 
-@pytest.mark.parametrize("placement", PLACEMENTS)
+@pytest.mark.parametrize(
+    "placement",
+    ["layer", *(pytest.param(one, marks=pytest.mark.slow) for one in ("attention", "mlp"))],
+)
 def test_experts_that_write_are_named_and_tested(placement: str) -> None:
     model = expert_in_place_of_the_neuron(placement)
     story = ss.explain(model, clip(), transcribe=False, draws=50)
@@ -91,6 +93,7 @@ def run(*words: object) -> str:
     return " ".join(done.stdout.split())
 
 
+@pytest.mark.slow
 def test_commands_tell_of_experts(tmp_path: Path) -> None:
     media = str(ss.bundled_clips()[0])
     chosen = ["--mixture", "0", "--expert", "2:17"]
