@@ -44,6 +44,8 @@ OF_PAIRS = (
     "sink_changes",
 )
 """Figures of two models: see test_plots_compare."""
+OF_RATES = ("expert_usage", "rate_similarity", "sinks_by_rate", "usage_distances", "wer_by_tokens")
+"""Figures of several rates: see test_plots_rates and test_plots_wer_by_tokens."""
 ONE_LAYER = {"attention_map", "magnitudes", "magnitudes_3d", "sinks_over_time"}
 
 
@@ -69,7 +71,7 @@ def words(axes: Axes) -> str:
 
 
 def test_every_public_plot_is_here() -> None:
-    assert sorted([*FIGURES, *OF_TABLES, *OF_PAIRS]) == sorted(plots.__all__)
+    assert sorted([*FIGURES, *OF_TABLES, *OF_PAIRS, *OF_RATES]) == sorted(plots.__all__)
 
 
 @pytest.mark.parametrize("name", FIGURES)
