@@ -23,12 +23,12 @@ from sinkscope.avsr.model import LlamaAvsr
 from sinkscope.avsr.mome import MomeSettings, count_experts
 from sinkscope.experiments import tiny_avsr
 from sinkscope.experiments.corpus import make_corpus
-from sinkscope.experiments.decorrelation.arms import Stores
 from sinkscope.experiments.matryoshka.plan import Setting
 from sinkscope.experiments.matryoshka.training import Recipe, train_at
 from sinkscope.experiments.tiny_encoders import KINDS
 from sinkscope.experiments.tiny_features import FeatureStore
 from sinkscope.experiments.tiny_listening import restrict, transcribe_features
+from sinkscope.experiments.tiny_stores import Stores
 from sinkscope.subjects.bundled import bundled
 from sinkscope.training.facts import commit_of_package
 

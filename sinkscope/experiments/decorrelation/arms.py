@@ -6,7 +6,7 @@ Everything lies in one folder: ``corpus``, ``encoders``, ``lm-SEED`` and the cac
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,13 +19,11 @@ from sinkscope.avsr.model import LlamaAvsr
 from sinkscope.errors import CheckpointError
 from sinkscope.experiments import tiny_avsr
 from sinkscope.experiments.decorrelation.plan import LONG_ENOUGH, Arm, Cell, own, shared
-from sinkscope.experiments.tiny_features import FeatureStore
+from sinkscope.experiments.tiny_stores import Stores
 from sinkscope.experiments.tiny_training import Schedule, fine_tune
 
 __all__ = [
-    "Stores",
     "begin",
-    "long_ones",
     "read_arm",
     "read_cell",
     "read_weights",
@@ -39,30 +37,6 @@ LORA = LoraSettings(reduction=4, alpha=4)
 """Rank 32, updates scaled by 1."""
 
 WEIGHTS = "trained.safetensors"
-
-
-@dataclass(frozen=True)
-class Stores:
-    """Cached features of the training and the development voices, all and the long ones."""
-
-    train: FeatureStore
-    dev: FeatureStore
-
-    @property
-    def long(self) -> "Stores":
-        """The utterances that give 8 tokens a stream at the highest rates."""
-        return Stores(long_ones(self.train), long_ones(self.dev))
-
-
-def long_ones(store: FeatureStore) -> FeatureStore:
-    """The utterances of a store that are long enough for the highest rates."""
-    kept = [i for i, one in enumerate(store.clean) if len(one["audio"]) >= 50 * LONG_ENOUGH]
-    return FeatureStore(
-        [store.clean[i] for i in kept],
-        [store.noisy[i] for i in kept],
-        [store.texts[i] for i in kept],
-        [store.words[i] for i in kept],
-    )
 
 
 def begin(out: Path, arm: Arm) -> LlamaAvsr:
@@ -105,7 +79,7 @@ def train_cell(out: Path, cell: Cell, stores: Stores, *, steps: int) -> LlamaAvs
     model = read_arm(out, cell.arm.start)
     if cell.arm.scheme == "lora":
         with_lora(model, seed=cell.arm.seed)
-    return train_model(out / cell.name, model, stores.long, own(cell, steps=steps))
+    return train_model(out / cell.name, model, stores.longer(LONG_ENOUGH), own(cell, steps=steps))
 
 
 def read_arm(out: Path, arm: Arm) -> LlamaAvsr:

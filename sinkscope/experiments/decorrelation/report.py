@@ -3,14 +3,11 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from sinkscope import __version__
 from sinkscope.experiments.decorrelation import figures
 from sinkscope.experiments.decorrelation.claims import Evidence, judge
 from sinkscope.experiments.decorrelation.page import page_of
@@ -22,7 +19,7 @@ from sinkscope.experiments.decorrelation.summaries import (
     place_table,
     swap_table,
 )
-from sinkscope.training.facts import commit_of_package
+from sinkscope.experiments.made import made_by
 
 __all__ = ["arms_of", "write_report"]
 
@@ -92,12 +89,7 @@ def _told(out: Path, arms: Sequence[Arm], sizes: Sizes) -> dict[str, Any]:
     curves = [out / name / "curve.json" for name in sorted(names)]
     seconds = [json.loads(path.read_text())[-1]["seconds"] for path in curves if path.exists()]
     return {
-        "command": "python -m sinkscope.experiments.decorrelation OUT --report FOLDER",
-        "commit": commit_of_package(),
-        "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "sinkscope": __version__,
-        "torch": version("torch"),
-        "transformers": version("transformers"),
+        **made_by("python -m sinkscope.experiments.decorrelation OUT --report FOLDER"),
         "sizes": asdict(sizes),
         "runs": len(seconds),
         "seconds_of_training": sum(seconds),

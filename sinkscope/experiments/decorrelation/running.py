@@ -5,19 +5,14 @@ Every job leaves its folder whole or not at all, so a run that was stopped goes 
 
 import json
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
-from sinkscope.avsr.clip import Clip
 from sinkscope.avsr.model import LlamaAvsr
-from sinkscope.experiments import tiny_avsr
-from sinkscope.experiments.corpus import read_corpus
 from sinkscope.experiments.decorrelation.arms import (
-    Stores,
     begin,
-    long_ones,
     read_arm,
     train_arm,
     train_cell,
@@ -37,6 +32,7 @@ from sinkscope.experiments.decorrelation.plan import (
 )
 from sinkscope.experiments.jobs import run_jobs
 from sinkscope.experiments.tiny_features import FeatureStore
+from sinkscope.experiments.tiny_stores import long_ones, stores_of, unseen_clips, unseen_store
 
 __all__ = ["closer", "run_arms", "run_cells", "step_zero", "sweep"]
 
@@ -83,11 +79,11 @@ def step_zero(out: Path, arms: Sequence[Arm], sizes: Sizes) -> None:
 
 
 def _train_only(out: Path, arm: Arm, *, sizes: Sizes) -> None:
-    train_arm(out, arm, _stores(out), steps=sizes.shared)
+    train_arm(out, arm, stores_of(out), steps=sizes.shared)
 
 
 def _do_arm(out: Path, arm: Arm, *, sizes: Sizes) -> None:
-    model = train_arm(out, arm, _stores(out), steps=sizes.shared)
+    model = train_arm(out, arm, stores_of(out), steps=sizes.shared)
     _measure_arm(out, arm.name, model, sizes)
 
 
@@ -97,52 +93,32 @@ def _measure_arm(out: Path, name: str, model: LlamaAvsr, sizes: Sizes) -> None:
             measure(
                 model,
                 out / name / f"{task}-{level}",
-                store=_test(out),
-                clips=_clips(out, sizes.looked_at),
+                store=_long_unseen(out),
+                clips=unseen_clips(out, sizes.looked_at, LONG_ENOUGH),
                 task=task,
                 rates=rates,
             )
 
 
 def _look_closer(out: Path, arm: Arm, *, sizes: Sizes) -> None:
-    model, clips = read_arm(out, arm), _clips(out, sizes.looked_at)
+    model, clips = read_arm(out, arm), unseen_clips(out, sizes.looked_at, LONG_ENOUGH)
     for task, level in CLOSER:
         folder = out / arm.name / f"closer-{task}-{level}"
         look_closer(subject_of(model, task, LEVELS[level]), folder, clips)
 
 
 def _do_cell(out: Path, cell: Cell, *, sizes: Sizes) -> None:
-    model = train_cell(out, cell, _stores(out), steps=sizes.own)
+    model = train_cell(out, cell, stores_of(out), steps=sizes.own)
     measure(
         model,
         out / cell.name,
-        store=_test(out),
-        clips=_clips(out, sizes.looked_at_in_cells),
+        store=_long_unseen(out),
+        clips=unseen_clips(out, sizes.looked_at_in_cells, LONG_ENOUGH),
         task=cell.task,
         rates=cell.rates,
     )
 
 
-@cache
-def _stores(out: Path) -> Stores:
-    model = tiny_avsr.join(out)
-    train = tiny_avsr.cached_features(model, out, "train", tiny_avsr.HEARD)
-    return Stores(train, tiny_avsr.cached_features(model, out, "dev", None))
-
-
-@cache
-def _test(out: Path) -> FeatureStore:
+def _long_unseen(out: Path) -> FeatureStore:
     """The long utterances of the test voices."""
-    return long_ones(tiny_avsr.cached_features(tiny_avsr.join(out), out, "test", None))
-
-
-@cache
-def _clips(out: Path, count: int) -> list[Clip]:
-    """The first of them, as clips."""
-    found: list[Clip] = []
-    for clip in read_corpus(out / "corpus", "test"):
-        if clip.duration >= LONG_ENOUGH:
-            found.append(clip)
-        if len(found) == count:
-            break
-    return found
+    return long_ones(unseen_store(out), LONG_ENOUGH)

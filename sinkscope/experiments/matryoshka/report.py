@@ -3,14 +3,12 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from sinkscope import __version__
+from sinkscope.experiments.made import made_by
 from sinkscope.experiments.matryoshka import figures
 from sinkscope.experiments.matryoshka.experts import TABLES, read_experts
 from sinkscope.experiments.matryoshka.page import page_of
@@ -23,7 +21,6 @@ from sinkscope.experiments.matryoshka.results import (
     system_table,
     wer_table,
 )
-from sinkscope.training.facts import commit_of_package
 
 __all__ = ["write_report"]
 
@@ -91,12 +88,7 @@ def _told(out: Path, arms: Sequence[Arm], sizes: Sizes) -> dict[str, Any]:
     ]
     rates: Mapping[str, float] = {arm.system: arm.learning_rate for arm in arms}
     return {
-        "command": "python -m sinkscope.experiments.matryoshka OUT --report FOLDER",
-        "commit": commit_of_package(),
-        "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "sinkscope": __version__,
-        "torch": version("torch"),
-        "transformers": version("transformers"),
+        **made_by("python -m sinkscope.experiments.matryoshka OUT --report FOLDER"),
         "sizes": asdict(sizes),
         "seeds": sorted({arm.seed for arm in arms}),
         "weight": max(arm.weight for arm in arms),

@@ -6,18 +6,14 @@ Every job leaves its folder whole or not at all, so a run that was stopped goes 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from functools import cache, partial
+from functools import partial
 from itertools import product
 from pathlib import Path
 
 import pandas as pd
 
-from sinkscope.avsr.clip import Clip
 from sinkscope.avsr.model import LlamaAvsr
 from sinkscope.errors import CheckpointError
-from sinkscope.experiments import tiny_avsr
-from sinkscope.experiments.corpus import read_corpus
-from sinkscope.experiments.decorrelation.arms import Stores
 from sinkscope.experiments.decorrelation.measuring import measure
 from sinkscope.experiments.jobs import run_jobs
 from sinkscope.experiments.matryoshka.experts import (
@@ -35,7 +31,7 @@ from sinkscope.experiments.matryoshka.plan import (
 )
 from sinkscope.experiments.matryoshka.systems import build, train_hearing
 from sinkscope.experiments.matryoshka.training import Recipe, read_trained, train_at
-from sinkscope.experiments.tiny_features import FeatureStore
+from sinkscope.experiments.tiny_stores import stores_of, unseen_clips, unseen_store
 
 __all__ = [
     "best_rates",
@@ -55,8 +51,8 @@ LONG_ENOUGH = 2.56
 
 def run_hearing(out: Path, seeds: Sequence[int], sizes: Sizes, *, workers: int = 2) -> None:
     """Encode the corpus, and train the hearing model of every seed."""
-    _stores(out)
-    _test(out)
+    stores_of(out)
+    unseen_store(out)
     run_jobs(seeds, partial(_hear, out, sizes), workers)
 
 
@@ -154,13 +150,13 @@ def _sweep_folder(out: Path, arm: Arm) -> Path:
 
 
 def _hear(out: Path, sizes: Sizes, seed: int) -> None:
-    train_hearing(out, seed, _stores(out), steps=sizes.hearing)
+    train_hearing(out, seed, stores_of(out), steps=sizes.hearing)
 
 
 def _sweep_one(out: Path, sizes: Sizes, arm: Arm) -> None:
     recipe = replace(_recipe(arm, sizes), steps=sizes.sweep)
     folder = _sweep_folder(out, arm)
-    train_at(build(out, arm), SETTINGS, _stores(out), folder=folder, recipe=recipe)
+    train_at(build(out, arm), SETTINGS, stores_of(out), folder=folder, recipe=recipe)
 
 
 def _recipe(arm: Arm, sizes: Sizes) -> Recipe:
@@ -174,7 +170,7 @@ def _do_part(out: Path, sizes: Sizes, job: tuple[Arm, int]) -> None:
     model = train_at(
         build(out, arm),
         settings,
-        _stores(out),
+        stores_of(out),
         folder=out / arm.name / f"model-{number}",
         recipe=_recipe(arm, sizes),
     )
@@ -182,8 +178,8 @@ def _do_part(out: Path, sizes: Sizes, job: tuple[Arm, int]) -> None:
         measure(
             model,
             folder_of(out, arm, setting),
-            store=_test(out),
-            clips=_clips(out, sizes.looked_at),
+            store=unseen_store(out),
+            clips=unseen_clips(out, sizes.looked_at, LONG_ENOUGH),
             task=setting.task,
             rates=setting.rates,
         )
@@ -193,29 +189,6 @@ def _look(out: Path, sizes: Sizes, job: tuple[int, str, Arm | None]) -> None:
     seed, side, arm = job
     whole = SETTINGS[-1]
     model = build(out, Arm(seed, "mome")).eval() if arm is None else read_model(out, arm, whole)
-    look_at_experts(model, _clips(out, sizes.looked_at), folder_of_experts(out, seed, side))
-
-
-@cache
-def _stores(out: Path) -> Stores:
-    model = tiny_avsr.join(out)
-    train = tiny_avsr.cached_features(model, out, "train", tiny_avsr.HEARD)
-    return Stores(train, tiny_avsr.cached_features(model, out, "dev", None))
-
-
-@cache
-def _test(out: Path) -> FeatureStore:
-    """All utterances of the test voices."""
-    return tiny_avsr.cached_features(tiny_avsr.join(out), out, "test", None)
-
-
-@cache
-def _clips(out: Path, count: int) -> list[Clip]:
-    """The first test utterances that are long enough for sinks at the highest rates."""
-    found: list[Clip] = []
-    for clip in read_corpus(out / "corpus", "test"):
-        if clip.duration >= LONG_ENOUGH:
-            found.append(clip)
-        if len(found) == count:
-            break
-    return found
+    look_at_experts(
+        model, unseen_clips(out, sizes.looked_at, LONG_ENOUGH), folder_of_experts(out, seed, side)
+    )

@@ -10,9 +10,10 @@ from sinkscope.avsr.config import LoraSettings
 from sinkscope.avsr.model import LlamaAvsr
 from sinkscope.avsr.mome import MomeSettings
 from sinkscope.experiments import tiny_avsr
-from sinkscope.experiments.decorrelation.arms import Stores, read_weights, train_model
+from sinkscope.experiments.decorrelation.arms import read_weights, train_model
 from sinkscope.experiments.matryoshka.plan import AUDIO, VIDEO, Arm
 from sinkscope.experiments.tiny_encoders import KINDS
+from sinkscope.experiments.tiny_stores import Stores
 from sinkscope.experiments.tiny_training import Schedule
 
 __all__ = ["EXPERTS", "LORA", "build", "hearing", "read_hearing", "train_hearing", "with_adapters"]

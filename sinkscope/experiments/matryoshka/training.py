@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from sinkscope.avsr.model import LlamaAvsr
 from sinkscope.avsr.mome import balance_loss, hold_routing
 from sinkscope.errors import CheckpointError
-from sinkscope.experiments.decorrelation.arms import Stores
 from sinkscope.experiments.matryoshka.plan import Setting
 from sinkscope.experiments.tiny_features import FeatureStore
 from sinkscope.experiments.tiny_listening import lay_out, restrict, word_rate
+from sinkscope.experiments.tiny_stores import Stores
 from sinkscope.experiments.tiny_training import (
     NOISY,
     WHOLE,
