@@ -28,11 +28,7 @@ _BASE: dict[str, Any] = {
 _HEAD = {"head_dim": 16}
 _ROTARY = {"rope_type": "default", "rope_theta": 1e4}
 _MROPE = {"rope_parameters": _ROTARY | {"mrope_section": [2, 1, 1]}}
-    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}
-}
-_MROPE3 = {
-    "rope_parameters": _ROTARY | {"mrope_section": [4, 2, 2], "mrope_interleaved": True}
-}
+_MROPE3 = {"rope_parameters": _ROTARY | {"mrope_section": [4, 2, 2], "mrope_interleaved": True}}
 _EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
 _GEMMA = _BASE | {
     "head_dim": 16,
