@@ -57,10 +57,9 @@ def test_gemma_4_adds_per_layer_embeddings_and_scales_the_stream(name: str) -> N
             )
     seen, _ = read_sites(model, anatomy, batch("left", samples=SAMPLES))
     for layer, block in enumerate(anatomy.blocks):
-        assert (
-            far(seen["resid_pre", layer] + seen["attn_out", layer], seen["resid_mid", layer]) < 1e-5
-        )
-        whole = seen["resid_mid", layer] + seen["mlp_out", layer] + added.get(layer, 0)
+        middle = seen["resid_mid", layer]
+        assert far(seen["resid_pre", layer] + seen["attn_out", layer], middle) < 1e-5
+        whole = middle + seen["mlp_out", layer] + added.get(layer, 0)
         assert far(whole * block.layer_scalar, seen["resid_post", layer]) < 1e-5
         assert far(whole, seen["resid_post", layer]) > 1e-2
         assert far(middle * block.layer_scalar, seen["resid_post", layer]) > 1e-2
