@@ -5,11 +5,12 @@ import torch
 from torch import Tensor
 
 import sinkscope as ss
-from sinkscope.errors import SiteError
+from sinkscope.errors import InputError, SiteError
 from sinkscope.probes.probe import default_reducers
 from sinkscope.subjects.anatomy import anatomy_of
 from tests.families import batch
 from tests.test_probes_attention import check_against_full_maps
+from tests.test_probes_generate import check_stitched, generate
 from tests.test_probes_outputs import check_bit_equal
 from tests.test_subjects_anatomy import bookkeeping, far, read_sites
 from tests.text_families import TEXT_FAMILIES, build_text, text_model_type
@@ -127,3 +128,23 @@ def test_logits_are_bit_equal(name: str) -> None:
 @pytest.mark.parametrize("name", TEXT_FAMILIES)
 def test_statistics_equal_full_maps(name: str) -> None:
     check_against_full_maps(build_text(name), batch("left"))
+
+
+@pytest.mark.parametrize(
+    "name", ["phi4_multimodal", "gemma3n_text", "gemma4_text", "gemma4_text:experts"]
+)
+def test_generate_is_stitched(name: str) -> None:
+    """Shared keys, caches that drop old ones, key heads and widths that differ between layers."""
+    model = build_text(name)
+    sites = [ss.Keep(site) for site in (*"qkvz", "pattern")]
+    reducers = [*default_reducers(ss.load(model)), *sites]
+    check_stitched(model, batch("left", samples=2, tokens=9), reducers, logits_to_keep=0)
+
+
+def test_a_forward_that_skips_tokens_in_its_later_blocks_is_refused() -> None:
+    model = build_text("gemma4_text")
+    with (
+        pytest.raises(InputError, match=r"on the last 1 of 9 tokens only.*logits_to_keep=0"),
+        ss.probe(model),
+    ):
+        generate(model, batch(samples=1, tokens=9))
