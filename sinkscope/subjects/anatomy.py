@@ -128,8 +128,24 @@ class Anatomy:
         if site in ATTENTION_SITES:
             return bool(self.attention_layers)
         if site in EXPERT_SITES:
-            return not any(expert_absence(site, block) for block in self.blocks)
+            return any(self._has(site, block) for block in self.blocks)
         return self.row.sites is None or site in self.row.sites
+
+    def layers_of(self, site: str) -> tuple[int, ...]:
+        """The layers that are read where nobody names any: those that have a site.
+
+        In hybrids some layers have no attention, and some no experts. Of every other site all
+        layers are named, so that one that lacks it is an error.
+        """
+        chosen = range(self.n_layers)
+        if site in ATTENTION_SITES:
+            chosen = self.attention_layers
+        if site in EXPERT_SITES:
+            chosen = [i for i, block in enumerate(self.blocks) if self._has(site, block)]
+        return tuple(chosen) or tuple(range(self.n_layers))
+
+    def _has(self, site: str, block: nn.Module) -> bool:
+        return not expert_absence(site, block, self.row)
 
     def attention_of(self, site: str, layer: int) -> nn.Module:
         """The module at whose attention a site of ``ATTENTION_SITES`` is read.
@@ -191,7 +207,7 @@ class Anatomy:
         if site in ATTENTION_SITES:
             return "it is read at the attention interface, by a probe"
         if site in EXPERT_SITES:
-            return expert_absence(site, self.blocks[layer])
+            return expert_absence(site, self.blocks[layer], self.row)
         if self.row.sites is not None and site not in self.row.sites:
             why = f": it {self.row.after}" if self.row.after else ""
             return f"a {self.family} block has the sites {', '.join(self.row.sites)} only{why}"

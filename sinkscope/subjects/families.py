@@ -13,7 +13,7 @@ Example:
 
 from sinkscope.errors import UnknownFamilyError
 from sinkscope.subjects.family import Family
-from sinkscope.subjects.family_rows import EXPERT_FAMILIES, ROWS
+from sinkscope.subjects.family_rows import ROWS
 
 __all__ = ["Family", "families", "families_table", "family", "register_family"]
 
@@ -114,8 +114,8 @@ def _markdown(row: Family) -> str:
     residual += f"; then it {row.after}" if row.after else ""
     times = f" × `{row.multiplier}`" if row.multiplier else ""
     kind = "ungated" if row.gate is None else "gated, fused" if row.gate == row.up else "gated"
-    experts = row.model_type in EXPERT_FAMILIES
-    mlp = "experts (not seen by hooks)" if experts else f"`{row.down}` ({kind})"
+    fused = row.experts is not None and row.experts.router.startswith("mlp.")
+    mlp = "experts (not seen by hooks)" if fused else f"`{row.down}` ({kind})"
     added = f"`{row.attn_out}`{times} | `{row.mlp_out}`{times}"
     if row.sites is not None:
         added = "not offered | not offered"

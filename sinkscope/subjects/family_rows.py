@@ -2,24 +2,18 @@
 
 from dataclasses import replace
 
-from sinkscope.subjects.family import Family
+from sinkscope.subjects.family import Experts, Family
 
-__all__ = ["EXPERT_FAMILIES", "ROWS"]
+__all__ = ["ROWS"]
 
 _CAUSAL = {"is_causal": True, "is_encoder_decoder": False, "add_cross_attention": False}
 _GEMMA = _CAUSAL | {"use_bidirectional_attention": False}
 
 _LLAMA = Family("llama", requires=_CAUSAL, builtin=True)
-EXPERT_FAMILIES = (
-    *("gpt_oss", "mixtral", "qwen2_moe", "qwen3_moe"),
-    *("qwen3_omni_moe_text", "qwen3_vl_moe_text"),
-)
-"""Families whose MLPs may be experts in fused parameters, whose neurons no hook sees."""
-
+_EXPERTS = ("mixtral", "qwen2_moe", "qwen3_moe", "qwen3_omni_moe_text", "qwen3_vl_moe_text")
 _LIKE_LLAMA = (
     *("mistral", "qwen2", "qwen3", "olmo", "smollm3", "voxtral_realtime_text"),
     *("qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text", "qwen2_5_omni_text"),
-    *EXPERT_FAMILIES,
 )
 _GEMMA2 = replace(
     _LLAMA,
@@ -38,11 +32,14 @@ _GEMMA4 = replace(
     model_type="gemma4_text",
     requires=_CAUSAL | {"use_bidirectional_attention": (False, "vision")},
     after="adds per-layer embeddings where it has them, and multiplies the stream by layer_scalar",
+    experts=Experts("router", "experts", probabilities="given", adds=False),
 )
 
 ROWS = (
     _LLAMA,
     *(replace(_LLAMA, model_type=name) for name in _LIKE_LLAMA),
+    *(replace(_LLAMA, model_type=name, experts=Experts()) for name in _EXPERTS),
+    replace(_LLAMA, model_type="gpt_oss", experts=Experts(router="mlp.router")),
     replace(_LLAMA, model_type="gemma", requires=_GEMMA),
     _GEMMA2,
     replace(_GEMMA2, model_type="gemma3_text"),
