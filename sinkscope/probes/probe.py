@@ -175,10 +175,12 @@ def record(
             than allowed.
     """
     subject = load(subject)
-    statistics = default_reducers(subject) if reducers is None else reducers
+    statistics: Iterable[Any] = default_reducers(subject) if reducers is None else reducers
+    if layers is not None and reducers is None:
+        statistics = [one for one in statistics if _reads_some(one, subject, layers)]
     chosen = [*statistics, *(Keep(item) if isinstance(item, str) else item for item in keep)]
     if layers is not None:
-        chosen = [_within(reducer, layers) for reducer in chosen]
+        chosen = [_within(reducer, layers, subject) for reducer in chosen]
     chosen = [one for place, one in enumerate(chosen) if one not in chosen[:place]]
     given = {
         "input_ids": input_ids,
@@ -192,10 +194,24 @@ def record(
     return recording.record
 
 
-def _within(reducer: Reducer, layers: Sequence[int]) -> Reducer:
-    """The reducer, on those of its layers that are among ``layers``."""
+def _reads_some(reducer: Reducer, subject: Subject, layers: Sequence[int]) -> bool:
+    """Whether some of the layers have the reducer's site, as in hybrids not all do.
+
+    Layers that do not exist count as if they had it, so that they are refused as ever.
+    """
+    having = subject.anatomy.layers_of(reducer.site)
+    return any(i in having or not 0 <= i < subject.anatomy.n_layers for i in layers)
+
+
+def _within(reducer: Reducer, layers: Sequence[int], subject: Subject) -> Reducer:
+    """The reducer, on those of its layers that are among ``layers``.
+
+    Raises:
+        SiteError: it names layers, and none of them is.
+    """
     if reducer.layers is None:
-        return replace(reducer, layers=tuple(layers))
+        having = tuple(i for i in layers if i in subject.anatomy.layers_of(reducer.site))
+        return replace(reducer, layers=having or tuple(layers))
     both = tuple(layer for layer in reducer.layers if layer in layers)
     if not both:
         raise SiteError(

@@ -11,7 +11,7 @@ Example:
     'input'
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -209,7 +209,7 @@ class Anatomy:
         if site in EXPERT_SITES:
             return expert_absence(site, self.blocks[layer], self.row)
         if self.row.sites is not None and site not in self.row.sites:
-            why = f": it {self.row.after}" if self.row.after else ""
+            why = f": it {self.row.also}" if self.row.also else ""
             return f"a {self.family} block has the sites {', '.join(self.row.sites)} only{why}"
         if site == "resid_mid" and self.parallel:
             return f"attention and MLP of {self.family} read the same stream (a parallel block)"
@@ -282,16 +282,17 @@ def anatomy_of(model: nn.Module) -> Anatomy:
     config: Any = decoder.config
     first: Any = _first_layer_config(config)
     heads = int(first.num_attention_heads)
+    attention = tuple(_attention_of(block, row) for block in blocks)
     return Anatomy(
         family=row.model_type,
         n_layers=len(blocks),
         n_heads=heads,
         n_kv_heads=int(getattr(first, "num_key_value_heads", None) or heads),
         d_model=int(config.hidden_size),
-        d_head=int(getattr(first, "head_dim", None) or config.hidden_size // heads),
+        d_head=_query_width(attention, first) or config.hidden_size // heads,
         decoder=decoder,
         blocks=tuple(blocks),
-        attention=tuple(_attention_of(block, row) for block in blocks),
+        attention=attention,
         row=row,
     )
 
@@ -300,6 +301,12 @@ def _first_layer_config(config: Any) -> Any:
     """The configuration of the first block: its own where blocks may differ, else the model's."""
     own = getattr(config, "per_layer_config", None)
     return own[0] if own else config
+
+
+def _query_width(attention: Sequence[nn.Module | None], config: Any) -> int:
+    """Features of a head's queries: of latent attention, those with and without rotation."""
+    latent = next((width for m in attention if (width := getattr(m, "qk_head_dim", None))), None)
+    return int(latent or getattr(config, "head_dim", None) or 0)
 
 
 def _attention_of(block: nn.Module, row: Family) -> nn.Module | None:

@@ -65,8 +65,8 @@ class Family:
             attention, a convolution, a state space); its output is ``attn_out`` there.
         active: where a block carries several streams on a first axis, the field of the
             configuration that says which one attention and MLP read; that one is the stream here.
-        after: what a block does to the stream once the MLP has added to it, in words; then
-            ``resid_mid + mlp_out`` is not ``resid_post``.
+        also: what a block does to the stream beside what its attention and its MLP add, in words;
+            then its sites do not sum up to ``resid_post``.
         experts: the mixture of experts that its blocks, or some of them, have; None for none.
     """
 
@@ -89,5 +89,5 @@ class Family:
     mask: str = ""
     mixer: str | None = None
     active: str | None = None
-    after: str = ""
+    also: str = ""
     experts: Experts | None = None

@@ -33,10 +33,12 @@ def has_fused(block: nn.Module, row: Family) -> bool:
 
 def fused_absence(site: str, block: nn.Module, row: Family) -> str:
     """Why a block lacks a site of `expert_sites`; "" where it has it."""
-    if row.experts is None or not has_fused(block, row):
+    if row.experts is None:
         return "the block has no mixture of experts"
     if site == "router" and not row.experts.probabilities:
         return f"the router of {row.model_type} gives scores that are no probabilities"
+    if not has_fused(block, row):
+        return "the block has no mixture of experts"
     if site == "expert_out" and not row.experts.adds:
         return f"{row.model_type} norms the sum of its experts and its MLP before it adds it"
     return ""

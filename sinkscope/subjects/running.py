@@ -51,6 +51,11 @@ def describe_model(model: nn.Module, anatomy: Anatomy) -> dict[str, Any]:
         "dtype": str(parameter.dtype).removeprefix("torch."),
         "device": ", ".join(sorted({str(weight.device) for weight in model.parameters()})),
         "attention_implementation": anatomy.attn_implementation,
+        "without_attention": {
+            str(layer): type(mixer).__name__
+            for layer in range(anatomy.n_layers)
+            if (mixer := anatomy.mixer(layer)) is not None
+        },
         "causal": anatomy.causal,
         "n_layers": anatomy.n_layers,
         "n_heads": anatomy.n_heads,
