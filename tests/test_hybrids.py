@@ -6,10 +6,12 @@ import torch
 
 import sinkscope as ss
 from sinkscope.errors import InputError, SiteError
+from sinkscope.probes.probe import default_reducers
 from sinkscope.subjects.anatomy import anatomy_of
 from sinkscope.subjects.mome import attach_mome
 from tests.families import batch
 from tests.test_probes_attention import check_against_full_maps
+from tests.test_probes_generate import check_stitched
 from tests.test_probes_outputs import check_bit_equal
 from tests.test_subjects_anatomy import SAMPLES, bookkeeping, far, read_sites
 from tests.text_families import HYBRIDS, LATENT, build_text
@@ -121,3 +123,10 @@ def test_scores_that_are_no_probabilities_are_refused() -> None:
 def test_experts_beside_such_blocks_are_refused(name: str) -> None:
     with pytest.raises(InputError, match=r"attach_mome"):
         attach_mome(build_text(name))
+
+
+@pytest.mark.parametrize("name", ["qwen3_5_text", "lfm2", "deepseek_v2"])
+def test_generate_is_stitched(name: str) -> None:
+    model = build_text(name)
+    reducers = [*default_reducers(ss.load(model)), ss.Keep("pattern"), ss.Keep("z")]
+    check_stitched(model, batch("left", samples=2, tokens=9), reducers)

@@ -22,6 +22,7 @@ from sinkscope.errors import InputError, SinkscopeError, SiteError
 from sinkscope.layout import TokenLayout
 from sinkscope.probes.assemble import assemble, refuse_doubles
 from sinkscope.probes.keep import Keep
+from sinkscope.probes.learned_sinks import LearnedSink, has_learned_sinks
 from sinkscope.probes.reducer import Reducer
 from sinkscope.probes.reducers import DEFAULT
 from sinkscope.probes.session import Session, layers_of
@@ -103,11 +104,14 @@ def default_reducers(subject: Subject) -> tuple[Reducer, ...]:
     """The statistics of a default record: of ``DEFAULT``, those whose site the subject has.
 
     A decoder has all of them; a convolutional encoder has no attention. A model with mixtures of
-    experts adds the probabilities of its routers, a number for each token and expert.
+    experts adds the probabilities of its routers, a number for each token and expert; one with
+    learned sinks what they take, a number for each query and head.
     """
     anatomy = subject.anatomy
     routers = (Keep("router"),) if anatomy.reads("router") else ()
-    return (*(reducer for reducer in DEFAULT if anatomy.reads(reducer.site)), *routers)
+    learned = (LearnedSink(),) if has_learned_sinks(anatomy) else ()
+    general = (reducer for reducer in DEFAULT if anatomy.reads(reducer.site))
+    return (*general, *routers, *learned)
 
 
 def probe(subject: Any, reducers: Iterable[Reducer | str] | None = None) -> Probe:

@@ -11,15 +11,16 @@ Example:
     'input'
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
-from sinkscope.errors import SiteError, UnknownFamilyError
+from sinkscope.errors import SiteError
 from sinkscope.glossary import SITES
+from sinkscope.subjects.block_parts import attention_in, first_layer_config, part_of, query_width
 from sinkscope.subjects.expert_sites import EXPERT_SITES, expert_absence, expert_tap
 from sinkscope.subjects.families import families, families_table, register_family
 from sinkscope.subjects.family import Family
@@ -234,7 +235,7 @@ class Anatomy:
         if site in ("resid_mid", "mlp_act"):
             path = row.resid_mid if site == "resid_mid" else row.down
             put = None if site == "resid_mid" else put_input
-            return Tap(_part(block, path, row), "input", first_input, path in row.flat, put)
+            return Tap(part_of(block, path, row), "input", first_input, path in row.flat, put)
         path = {
             "attn_out": row.attn_out if submodule(block, row.attention) else row.mixer or "",
             "mlp_out": row.mlp_out,
@@ -242,7 +243,7 @@ class Anatomy:
             "mlp_up": row.up or "",
         }[site]
         select, put = self._output(site, block)
-        return Tap(_part(block, path, row), "output", select, path in row.flat, put)
+        return Tap(part_of(block, path, row), "output", select, path in row.flat, put)
 
     def _tap_stream(self, site: str, block: nn.Module) -> Tap:
         """The stream before or after a block; of several, the one that its parts read."""
@@ -280,48 +281,18 @@ def anatomy_of(model: nn.Module) -> Anatomy:
     """
     decoder, row, blocks = find_decoder(model)
     config: Any = decoder.config
-    first: Any = _first_layer_config(config)
+    first: Any = first_layer_config(config)
     heads = int(first.num_attention_heads)
-    attention = tuple(_attention_of(block, row) for block in blocks)
+    attention = tuple(attention_in(block, row) for block in blocks)
     return Anatomy(
         family=row.model_type,
         n_layers=len(blocks),
         n_heads=heads,
         n_kv_heads=int(getattr(first, "num_key_value_heads", None) or heads),
         d_model=int(config.hidden_size),
-        d_head=_query_width(attention, first) or config.hidden_size // heads,
+        d_head=query_width(attention, first) or config.hidden_size // heads,
         decoder=decoder,
         blocks=tuple(blocks),
         attention=attention,
         row=row,
     )
-
-
-def _first_layer_config(config: Any) -> Any:
-    """The configuration of the first block: its own where blocks may differ, else the model's."""
-    own = getattr(config, "per_layer_config", None)
-    return own[0] if own else config
-
-
-def _query_width(attention: Sequence[nn.Module | None], config: Any) -> int:
-    """Features of a head's queries: of latent attention, those with and without rotation."""
-    latent = next((width for m in attention if (width := getattr(m, "qk_head_dim", None))), None)
-    return int(latent or getattr(config, "head_dim", None) or 0)
-
-
-def _attention_of(block: nn.Module, row: Family) -> nn.Module | None:
-    """A block's attention; None where the row's other mixer stands in its place."""
-    instead = row.mixer is not None and submodule(block, row.mixer) is not None
-    if instead and submodule(block, row.attention) is None:
-        return None
-    return _part(block, row.attention, row)
-
-
-def _part(block: nn.Module, path: str, row: Family) -> nn.Module:
-    part = submodule(block, path)
-    if part is None:
-        raise UnknownFamilyError(
-            f"A {row.model_type} block ({type(block).__name__}) has no module {path!r}, which its "
-            f"row of the anatomy table names; describe this model with sinkscope.register_family."
-        )
-    return part
