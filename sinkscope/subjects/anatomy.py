@@ -22,7 +22,7 @@ from sinkscope.errors import SiteError
 from sinkscope.glossary import SITES
 from sinkscope.subjects.block_parts import attention_in, first_layer_config, part_of, query_width
 from sinkscope.subjects.expert_sites import EXPERT_SITES, expert_absence, expert_tap
-from sinkscope.subjects.families import families, families_table, register_family
+from sinkscope.subjects.families import families, families_table
 from sinkscope.subjects.family import Family
 from sinkscope.subjects.finding import find_decoder, submodule
 from sinkscope.subjects.taps import (
@@ -47,7 +47,6 @@ __all__ = [
     "anatomy_of",
     "families",
     "families_table",
-    "register_family",
 ]
 
 ATTENTION_SITES = ("q", "k", "v", "z", "pattern")

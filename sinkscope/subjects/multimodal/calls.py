@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["announced", "arguments", "following", "fresh_positions", "is_announced"]
+__all__ = ["announced", "arguments", "following", "fresh_positions", "is_announced", "takes"]
 
 Arguments = dict[str, Any]
 
@@ -21,6 +21,11 @@ def arguments(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any
     names = list(inspect.signature(module.forward).parameters)
     given = dict(zip(names, args, strict=False)) | dict(kwargs)
     return {name: value for name, value in given.items() if value is not None}
+
+
+def takes(module: nn.Module, name: str) -> bool:
+    """Whether a module's forward names an argument."""
+    return name in inspect.signature(module.forward).parameters
 
 
 @contextmanager

@@ -4,7 +4,6 @@ The layout follows from the ids that the composite's forward receives, so it is 
 own calls and of ``generate`` too.
 """
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from sinkscope.subjects.multimodal.calls import (
     following,
     fresh_positions,
     is_announced,
+    takes,
 )
 from sinkscope.subjects.multimodal.conversation import conversation, described
 from sinkscope.subjects.multimodal.layouts import layouts_of
@@ -150,7 +150,8 @@ class MultimodalSubject:
 
     def forward(self, inputs: ModelInputs, *, logits: bool = True) -> Any:
         """Run the model in evaluation mode without gradients; its training flags are restored."""
-        options = {"use_cache": False} | ({} if logits else fewest_logits(self.model))
+        options = {"use_cache": False} if takes(self.module, "use_cache") else {}
+        options |= {} if logits else fewest_logits(self.model)
         known = announced(self.module) if inputs.layouts else nullcontext()
         with evaluating(self.model), fresh_positions(self.model), known:
             return self.model(**inputs.kwargs, **options)
@@ -215,8 +216,7 @@ class MultimodalSubject:
         elif clip is not None:
             layouts = tuple(described(one, clip) for one in layouts)
         clips = (None,) * len(layouts) if clip is None else (summarise(clip),)
-        takes = inspect.signature(self.module.forward).parameters
-        kwargs = {name: value for name, value in inputs.items() if name in takes}
+        kwargs = {name: value for name, value in inputs.items() if takes(self.module, name)}
         return ModelInputs(kwargs, layouts, clips, "as given")
 
     def _moved(self, value: Any) -> Any:
