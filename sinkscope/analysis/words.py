@@ -184,8 +184,8 @@ def _bos(said: dict[Any, Any]) -> str:
         return "BOS is present."
     if not any(present):
         named = sorted(set(map(repr, said.get("reference", ()))))
-        first = f", {named[0]}" if len(named) == 1 else ""
-        return f"There is no BOS: the reference is the first token{first}."
+        which = f", {named[0]}" if len(named) == 1 else ""
+        return f"There is no BOS; cosines are to the reference token{which}."
     return f"BOS is present in {sum(present)} of {_count(len(present), 'sample')}."
 
 
