@@ -153,6 +153,8 @@ SEGMENTS: tuple[str, ...] = (
     "response",
     "text",
     "audiovisual",
+    "image",
+    "system",
     APPENDED,
     PADDING,
 )

@@ -191,9 +191,9 @@ class Anatomy:
         if site in EXPERT_SITES:
             return expert_tap(site, block, row)
         if site == "resid_pre":
-            return Tap(block, "input", first_input, put=put_input)
+            return Tap(block, "input", first_input, "" in row.flat, put_input)
         if site == "resid_post":
-            return Tap(block, "output", first_output, put=put_output)
+            return Tap(block, "output", first_output, "" in row.flat, put_output)
         if site in ("resid_mid", "mlp_act"):
             path = row.resid_mid if site == "resid_mid" else row.down
             put = None if site == "resid_mid" else put_input

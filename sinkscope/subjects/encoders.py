@@ -24,6 +24,7 @@ from sinkscope.layout import TokenLayout
 from sinkscope.subjects.anatomy import Anatomy
 from sinkscope.subjects.clip_layouts import summarise
 from sinkscope.subjects.encoder_anatomy import encoder_anatomy
+from sinkscope.subjects.encoder_layouts import frame_mask, layouts_of
 from sinkscope.subjects.frame_layouts import STREAMS, layout_of_frames, unknown_frames
 from sinkscope.subjects.fronts import Front, NoFront, WavlmFront, WhisperFront
 from sinkscope.subjects.running import describe_model, evaluating
@@ -120,11 +121,14 @@ class EncoderSubject:
         Raises:
             InputError: if the encoder was called without a tensor.
         """
+        own = layouts_of(self.anatomy, decoder_kwargs)
+        if own is not None:
+            return own
         given = next((x for x in decoder_kwargs.values() if isinstance(x, Tensor)), None)
         if given is None:
             raise InputError(f"{self.name} was called without a tensor; give it its features.")
         positions = self._window or int(given.shape[1])
-        mask = decoder_kwargs.get(self.anatomy.row.mask)
+        mask = frame_mask(self.anatomy, decoder_kwargs)
         real = torch.ones(len(given), positions) if mask is None else mask
         return tuple(
             unknown_frames(self.stream, row, frame_rate=self.front.frame_rate)
@@ -144,7 +148,7 @@ class EncoderSubject:
     @property
     def _window(self) -> int | None:
         """Frames that the encoder always runs, filling up with silence; None where it does not."""
-        if self.anatomy.family != "whisper":
+        if self.anatomy.family not in ("whisper", "qwen2_audio", "voxtral", "audioflamingo3"):
             return None
         return int(self.anatomy.config.max_source_positions)
 
@@ -189,7 +193,7 @@ def encoder_subject(
     """
     _refuse_more(model)
     anatomy = encoder_anatomy(model)
-    stream = stream or _stream(model)
+    stream = stream or _stream(model, anatomy)
     if stream not in STREAMS:
         raise InputError(f"stream is {stream!r}; use one of {', '.join(STREAMS)}.")
     path = str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
@@ -258,8 +262,9 @@ def _front(model: Any, anatomy: Anatomy, name: str) -> Front:
     return NoFront(name, 25.0 if anatomy.family == "avhubert" else 50.0)
 
 
-def _stream(model: nn.Module) -> str:
-    return _joined(list(getattr(model, "streams", ())) or ["audio"])
+def _stream(model: nn.Module, anatomy: Anatomy) -> str:
+    reads = getattr(anatomy.row, "reads", "audio")
+    return _joined(list(getattr(model, "streams", ())) or [reads])
 
 
 def _joined(streams: Sequence[str]) -> str:
