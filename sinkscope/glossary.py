@@ -157,8 +157,11 @@ SEGMENTS: tuple[str, ...] = (
     "system",
     APPENDED,
     PADDING,
+    "image",
+    "system",
 )
-"""The roles that a token can play, in the order of the ``segment`` axis.
+"""The roles that a token can play, in the order of the ``segment`` axis (which records hold, so new
+ones come last). ``system`` is what a chat model is told before the user's instruction.
 
 ``audiovisual`` tokens are made of sound and picture together. ``appended_silence`` is what an
 encoder itself adds after the end of a clip and attends to (Whisper fills its window of 30 s): its

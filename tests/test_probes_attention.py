@@ -57,7 +57,7 @@ def check_sample(one, layer, full, seen, segments, sharp=1.0) -> None:
 
 
 def random_segments(real: np.ndarray, *, seed: int) -> ss.TokenLayout:
-    choices = np.random.default_rng(seed).choice(SEGMENTS[:-1], len(real))
+    choices = np.random.default_rng(seed).choice([s for s in SEGMENTS if s != "padding"], len(real))
     return ss.TokenLayout.of(np.where(real, choices, "padding").tolist(), [""] * len(real))
 
 

@@ -54,8 +54,10 @@ SEGMENT_COLORS: dict[str, str] = {
     "audiovisual": "#4B1EC8",
     "appended_silence": "#6B5B2E",
     "padding": "#D9D9D9",
+    "image": "#D55E00",
+    "system": "#8FA3AD",
 }
-"""A colour for each segment: those of the Okabe-Ito set, and two for what only encoders have."""
+"""A colour for each segment: those of the Okabe-Ito set, and more for what few models have."""
 
 STYLE: Any = {
     "font.size": 9,

@@ -71,7 +71,7 @@ _GEMMA = _CAUSAL | {"use_bidirectional_attention": False}
 
 _LLAMA = Family("llama", requires=_CAUSAL, builtin=True)
 _EXPERTS = ("gpt_oss", "mixtral", "qwen2_moe", "qwen3_moe")
-_LIKE_LLAMA = ("mistral", "qwen2", "qwen3", "olmo", "smollm3", *_EXPERTS)
+_LIKE_LLAMA = ("mistral", "qwen2", "qwen2_5_omni_text", "qwen3", "olmo", "smollm3", *_EXPERTS)
 _GEMMA2 = replace(
     _LLAMA,
     model_type="gemma2",

@@ -126,7 +126,7 @@ class HuggingFaceSubject:
         self, text: Any, layout: TokenLayout | None, prepend_bos: bool | None
     ) -> ModelInputs:
         ids = text_ids(self.tokenizer, text, prepend_bos=prepend_bos, name=self.name)
-        given = check_ids([ids], self._embedding()).to(self._device())
+        given = check_ids([ids], self._embedding()).to(self.device)
         real = np.ones((1, len(ids)), dtype=bool)
         layouts = self._layouts(given, real) if layout is None else fit_layouts(layout, real)
         return ModelInputs({"input_ids": given}, layouts, (None,), ids[0] == self.bos_token_id)
@@ -148,13 +148,13 @@ class HuggingFaceSubject:
             given = ids = check_ids(ids, self._embedding())
             kwargs: dict[str, Any] = {"input_ids": given}
         else:
-            given = check_embeds(embeds, self._width()).to(self._dtype())
+            given = check_embeds(embeds, self._width()).to(self.dtype)
             kwargs = {"inputs_embeds": given}
         mask = check_mask(attention_mask, given)
         real = real_tokens(given, mask)
         layouts = self._layouts(ids, real) if layout is None else fit_layouts(layout, real)
         kwargs = {
-            name: value.to(self._device())
+            name: value.to(self.device)
             for name, value in (kwargs | padding_kwargs(mask)).items()
         }
         return ModelInputs(kwargs, layouts, (None,) * len(layouts), "as given")
@@ -182,12 +182,15 @@ class HuggingFaceSubject:
     def _width(self) -> int:
         return int(getattr(self._embedding(), "embedding_dim", self.anatomy.d_model))
 
-    def _dtype(self) -> torch.dtype:
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the model computes in: the dtype of its first weight that holds fractions."""
         return next(
             weight.dtype for weight in self.model.parameters() if weight.is_floating_point()
         )
 
-    def _device(self) -> torch.device:
+    @property
+    def device(self) -> torch.device:
         """Where the input goes: to the embedding, or to the CPU if that is offloaded."""
         source = self._embedding() or self.model
         device = next(source.parameters()).device

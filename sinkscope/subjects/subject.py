@@ -118,6 +118,7 @@ def load(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     tokenizer: Any | None = None,
+    processor: Any | None = None,
     revision: str | None = None,
     device_map: Any | None = None,
 ) -> Subject:
@@ -131,6 +132,7 @@ def load(
         device: where to put a model that is read from disk; its GPU if there is one, else the CPU.
         dtype: ``"float32"``, ``"bfloat16"``, ``"float16"`` or torch's own; as stored by default.
         tokenizer: for a loaded module, its tokenizer; otherwise in place of the stored one.
+        processor: for a loaded multimodal model, its processor, which turns clips into its input.
         revision: branch, tag or commit of a hub id.
         device_map: as in transformers, for models that are spread over devices.
 
@@ -145,10 +147,10 @@ def load(
     if isinstance(what, nn.Module):
         given = {"device": device, "dtype": dtype, "revision": revision, "device_map": device_map}
         _refuse_options("a loaded module", given)
-        return _of_module(what, tokenizer)
+        return _of_module(what, tokenizer, processor)
     if not isinstance(what, str | Path):
         if isinstance(what, Subject):
-            given = {"device": device, "dtype": dtype, "tokenizer": tokenizer}
+            given = {"device": device, "tokenizer": tokenizer, "processor": processor}
             _refuse_options("a subject", given)
             return what
         raise InputError(
@@ -160,7 +162,7 @@ def load(
     return open_checkpoint(what, Options(device, dtype, tokenizer, revision, device_map))
 
 
-def _of_module(module: Any, tokenizer: Any | None) -> Subject:
+def _of_module(module: Any, tokenizer: Any | None, processor: Any | None) -> Subject:
     names = {f"{kind.__module__}.{kind.__name__}" for kind in type(module).__mro__}
     if any(name.startswith("transformer_lens.") for name in names):
         from sinkscope.subjects.transformer_lens import bridge_subject
@@ -175,8 +177,15 @@ def _of_module(module: Any, tokenizer: Any | None) -> Subject:
 
         _refuse_options("an encoder", {"tokenizer": tokenizer})
         return encoder_subject(module)
+    from sinkscope.subjects.multimodal.registry import find_composite
+
+    if find_composite(module) is not None:
+        from sinkscope.subjects.multimodal.subject import multimodal_subject
+
+        return multimodal_subject(module, processor=processor, tokenizer=tokenizer)
     from sinkscope.subjects.huggingface import huggingface_subject
 
+    _refuse_options("a model that reads text alone", {"processor": processor})
     return huggingface_subject(module, tokenizer=tokenizer)
 
 

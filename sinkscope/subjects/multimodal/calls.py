@@ -1,0 +1,56 @@
+"""What a composite is called with, by name, also where ``generate`` calls it."""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+__all__ = ["arguments", "following"]
+
+Arguments = dict[str, Any]
+
+
+def arguments(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
+    """What a module is called with, by name, without what is None."""
+    names = list(inspect.signature(module.forward).parameters)
+    given = dict(zip(names, args, strict=False)) | dict(kwargs)
+    return {name: value for name, value in given.items() if value is not None}
+
+
+@contextmanager
+def following(module: Any) -> Iterator[Callable[[Arguments], Arguments]]:
+    """What turns the arguments of a forward into those that tell its layout.
+
+    ``generate`` encodes pictures before its prefill and then leaves grids out; while this is open
+    its own arguments are kept and fill them in. A decode step, which a cache continues, tells
+    nothing: it gives no arguments.
+    """
+    own: Any = getattr(module, "generate", None)
+    asked: Arguments = {}
+
+    def generate(*args: Any, **kwargs: Any) -> Any:
+        asked.clear()
+        given = dict(zip(("inputs",), args, strict=False)) | kwargs
+        asked.update({name: value for name, value in given.items() if value is not None})
+        try:
+            return own(*args, **kwargs)
+        finally:
+            asked.clear()
+
+    def filled(inputs: Arguments) -> Arguments:
+        cache = inputs.get("past_key_values")
+        if cache is not None and int(cache.get_seq_length()) > 0:
+            return {}
+        return asked | inputs
+
+    before = vars(module).get("generate")
+    if own is not None:
+        vars(module)["generate"] = generate
+    try:
+        yield filled
+    finally:
+        vars(module).pop("generate", None)
+        if before is not None:
+            vars(module)["generate"] = before

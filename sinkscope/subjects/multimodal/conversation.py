@@ -1,0 +1,93 @@
+"""A clip as one turn of a conversation: what the model's own processor makes of it."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import UInt8
+
+from sinkscope.avsr.clip import FRAME_RATE, SAMPLE_RATE, Clip
+from sinkscope.errors import InputError
+from sinkscope.layout import TokenLayout
+from sinkscope.subjects.clip_layouts import describe
+from sinkscope.subjects.multimodal.table import Composite
+
+__all__ = ["Asker", "conversation", "described"]
+
+
+@runtime_checkable
+class Asker(Protocol):
+    """Who asks a model about a clip: a ``MultimodalSubject``."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def composite(self) -> Composite: ...  # noqa: D102
+    @property
+    def processor(self) -> Any | None: ...  # noqa: D102
+    @property
+    def instruction(self) -> str: ...  # noqa: D102
+    @property
+    def streams(self) -> tuple[str, ...] | None: ...  # noqa: D102
+
+
+def conversation(asker: Asker, clip: Clip) -> Mapping[str, Any]:
+    """What the processor makes of a clip's streams, followed by the instruction.
+
+    The film is the clip's frames, grey in all three colours, at 25 a second; how many of them the
+    model sees is the processor's choice.
+
+    Raises:
+        InputError: without a processor or a chat template; a clip that has none of the streams.
+    """
+    processor = asker.processor
+    if processor is None:
+        raise InputError(
+            f"{asker.name} has no processor, so it cannot read clips; load it with processor=, or "
+            "give what its processor returns."
+        )
+    media = _media(asker, clip)
+    content = [{"type": stream} for stream in media]
+    messages = [
+        {"role": "user", "content": [*content, {"type": "text", "text": asker.instruction}]}
+    ]
+    text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    given: dict[str, Any] = {"text": [text], "return_tensors": "pt"}
+    if "audio" in media:
+        given |= {"audio": [media["audio"]], "sampling_rate": SAMPLE_RATE}
+    if "video" in media:
+        given |= {"videos": [media["video"]], "video_metadata": [_metadata(media["video"])]}
+    return processor(**given)
+
+
+def described(layout: TokenLayout, clip: Clip) -> TokenLayout:
+    """The layout with what the clip says of each token: loudness, silence, motion, phoneme."""
+    return replace(layout, descriptors={**describe(clip, layout.seconds), **layout.descriptors})
+
+
+def _media(asker: Asker, clip: Clip) -> dict[str, np.ndarray]:
+    """The clip's streams that the model reads, picture first as chat templates have it."""
+    has: dict[str, Any] = {
+        "video": None if clip.frames is None else _in_colour(clip.frames),
+        "audio": clip.waveform,
+    }
+    wanted = asker.streams or tuple(asker.composite.streams)
+    media = {name: data for name, data in has.items() if name in wanted and data is not None}
+    if not media:
+        raise InputError(
+            f"{clip.name} has none of the streams {', '.join(wanted)} that {asker.name} is given."
+        )
+    return media
+
+
+def _in_colour(frames: UInt8[np.ndarray, "frame height width"]) -> np.ndarray:
+    return np.repeat(frames[..., None], 3, axis=-1)
+
+
+def _metadata(frames: np.ndarray) -> dict[str, Any]:
+    return {
+        "fps": float(FRAME_RATE),
+        "total_num_frames": len(frames),
+        "duration": len(frames) / FRAME_RATE,
+    }

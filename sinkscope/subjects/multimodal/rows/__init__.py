@@ -1,0 +1,1 @@
+"""The rows of the table of multimodal families, a file for each kin of models."""

@@ -1,0 +1,246 @@
+"""Adapter for the multimodal models of transformers: what a processor made, or clips, in.
+
+The layout follows from the ids that the composite's forward receives, so it is known of the user's
+own calls and of ``generate`` too.
+"""
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from sinkscope.avsr.clip import Clip
+from sinkscope.errors import InputError
+from sinkscope.layout import TokenLayout
+from sinkscope.subjects.anatomy import Anatomy, anatomy_of
+from sinkscope.subjects.clip_layouts import summarise
+from sinkscope.subjects.given import real_tokens
+from sinkscope.subjects.huggingface import HuggingFaceSubject
+from sinkscope.subjects.layouts import fit_layouts
+from sinkscope.subjects.multimodal.calls import arguments, following
+from sinkscope.subjects.multimodal.conversation import conversation, described
+from sinkscope.subjects.multimodal.layouts import layouts_of
+from sinkscope.subjects.multimodal.parts import PartSubject, part_of
+from sinkscope.subjects.multimodal.registry import composite_of, find_composite
+from sinkscope.subjects.multimodal.table import Composite, Given
+from sinkscope.subjects.running import describe_model, evaluating, fewest_logits
+from sinkscope.subjects.subject import Announce, ModelInputs
+
+__all__ = ["MultimodalSubject", "multimodal_subject"]
+
+
+@dataclass(frozen=True, eq=False)
+class MultimodalSubject:
+    """A multimodal model of transformers; see ``Subject`` for what is not explained here.
+
+    Attributes:
+        composite: its family's row.
+        module: the composite inside ``model`` whose forward brings the streams together.
+        text: the same model for text, ids and embeddings.
+        processor: its processor, which clips need.
+        instruction: what the model is asked about a clip.
+        streams: which of a clip's streams it is given; None for all that model and clip have.
+    """
+
+    name: str
+    model: nn.Module
+    composite: Composite
+    module: nn.Module
+    text: HuggingFaceSubject
+    processor: Any | None = None
+    instruction: str = "Transcribe the speech."
+    streams: tuple[str, ...] | None = None
+    massive_ratio: float | None = None
+
+    @property
+    def anatomy(self) -> Anatomy:
+        """Where the sites of its LLM are."""
+        return self.text.anatomy
+
+    @property
+    def tokenizer(self) -> Any | None:
+        """Its tokenizer, or None."""
+        return self.text.tokenizer
+
+    def with_options(
+        self, *, instruction: str | None = None, streams: Sequence[str] | None = None
+    ) -> "MultimodalSubject":
+        """The same model with another instruction, or given fewer streams of each clip.
+
+        Raises:
+            InputError: a stream that the family does not have.
+        """
+        odd = [name for name in streams or () if name not in self.composite.streams]
+        if odd:
+            raise InputError(
+                f"{self.name} reads no stream {odd[0]!r}; it reads "
+                f"{', '.join(self.composite.streams)}."
+            )
+        chosen = self.streams if streams is None else tuple(streams)
+        return replace(self, instruction=instruction or self.instruction, streams=chosen)
+
+    def encoder(self, stream: str) -> PartSubject:
+        """The encoder of ``"audio"``, ``"image"`` or ``"video"``, as a subject of its own.
+
+        It takes the same data as this subject; the whole model runs.
+
+        Raises:
+            InputError: if the family has no such encoder, or what it runs over is not known.
+        """
+        return part_of(self, stream)
+
+    def batches(
+        self,
+        data: Any = None,
+        *,
+        input_ids: Tensor | Sequence[Any] | None = None,
+        inputs_embeds: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        layout: TokenLayout | Sequence[TokenLayout] | None = None,
+        prepend_bos: bool | None = None,
+    ) -> Iterator[ModelInputs]:
+        """One forward for each clip, or for what the processor made; text as any LLM.
+
+        Args:
+            data: what the model's processor returned (a mapping with ``input_ids``), a clip or
+                several, a text or several.
+            input_ids: see ``HuggingFaceSubject.batches``, as for the others.
+            inputs_embeds: embeddings, with ``layout``.
+            attention_mask: for ids or embeddings.
+            layout: in place of the one that follows from the ids.
+            prepend_bos: for text only.
+
+        Raises:
+            InputError: a mapping without ids; placeholders that do not fit what came with them;
+                clips without a processor.
+        """
+        clips = [data] if isinstance(data, Clip) else data
+        if isinstance(clips, list | tuple) and any(isinstance(one, Clip) for one in clips):
+            for clip in clips:
+                inputs = conversation(self, clip)
+                yield self._of_mapping(inputs, layout, clip)
+        elif isinstance(data, Mapping):
+            if input_ids is not None or inputs_embeds is not None or attention_mask is not None:
+                raise InputError(f"{self.name}: give ids and mask within the mapping, or without.")
+            yield self._of_mapping(data, layout, None)
+        else:
+            for inputs in self.text.batches(
+                data,
+                input_ids=input_ids,
+                inputs_embeds=inputs_embeds,
+                attention_mask=attention_mask,
+                layout=layout,
+                prepend_bos=prepend_bos,
+            ):
+                given = Given(inputs.kwargs, self.module.config, self.processor)
+                if layout is None and "input_ids" in inputs.kwargs:
+                    inputs = replace(
+                        inputs, layouts=layouts_of(self.composite, given, self.tokenizer)
+                    )
+                yield inputs
+
+    def forward(self, inputs: ModelInputs, *, logits: bool = True) -> Any:
+        """Run the model in evaluation mode without gradients; its training flags are restored."""
+        options = {"use_cache": False} | ({} if logits else fewest_logits(self.model))
+        with evaluating(self.model):
+            return self.model(**inputs.kwargs, **options)
+
+    @contextmanager
+    def announcing(self, announce: Announce) -> Iterator[None]:
+        """While open, every prefill of the composite is announced before its LLM runs."""
+        with following(self.module) as following_inputs:
+
+            def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                inputs = following_inputs(arguments(module, args, kwargs))
+                if "input_ids" in inputs:
+                    given = Given(inputs, self.module.config, self.processor)
+                    announce(layouts_of(self.composite, given, self.tokenizer), ())
+
+            handle = self.module.register_forward_pre_hook(before, with_kwargs=True)
+            try:
+                yield
+            finally:
+                handle.remove()
+
+    def label_tokens(self, ids: Sequence[int]) -> list[str]:
+        """A printable label of each vocabulary entry; its number where there is no tokenizer."""
+        return self.text.label_tokens(ids)
+
+    def layout_of(self, decoder_kwargs: Mapping[str, Any]) -> tuple[TokenLayout, ...]:
+        """The layouts of a forward that did not come with ids: numbered embeddings."""
+        return self.text.layout_of(decoder_kwargs)
+
+    def provenance(self) -> dict[str, Any]:
+        """What a reader must know of the model to repeat a run."""
+        return {
+            "subject": self.name,
+            "massive_ratio": self.massive_ratio,
+            "composite": self.composite.model_type,
+            "instruction": self.instruction,
+            "streams": list(self.streams or self.composite.streams),
+            **describe_model(self.model, self.anatomy),
+        }
+
+    def _of_mapping(
+        self,
+        data: Mapping[str, Any],
+        layout: TokenLayout | Sequence[TokenLayout] | None,
+        clip: Clip | None,
+    ) -> ModelInputs:
+        """One forward of what the processor made."""
+        if not isinstance(data.get("input_ids"), Tensor):
+            raise InputError(
+                f"{self.name}: the mapping holds no tensor input_ids (it holds "
+                f"{', '.join(map(str, data)) or 'nothing'}); give what the model's processor "
+                'returns with return_tensors="pt".'
+            )
+        inputs = {str(key): self._moved(value) for key, value in data.items() if value is not None}
+        given = Given(inputs, self.module.config, self.processor)
+        layouts = layouts_of(self.composite, given, self.tokenizer)
+        if layout is not None:
+            real = real_tokens(inputs["input_ids"], inputs.get("attention_mask"))
+            layouts = fit_layouts(layout, real)
+        elif clip is not None:
+            layouts = tuple(described(one, clip) for one in layouts)
+        clips = (None,) * len(layouts) if clip is None else (summarise(clip),)
+        takes = inspect.signature(self.module.forward).parameters
+        kwargs = {name: value for name, value in inputs.items() if name in takes}
+        return ModelInputs(kwargs, layouts, clips, "as given")
+
+    def _moved(self, value: Any) -> Any:
+        """A tensor where the model's input goes, in its dtype if it holds no whole numbers."""
+        if not isinstance(value, Tensor):
+            return value
+        value = value.to(self.text.device)
+        return value.to(self.text.dtype) if value.is_floating_point() else value
+
+
+def multimodal_subject(
+    model: nn.Module, *, processor: Any | None = None, tokenizer: Any | None = None
+) -> MultimodalSubject:
+    """A subject of a loaded multimodal model.
+
+    Args:
+        model: a composite of transformers, also wrapped by PEFT, or a model that holds one (of
+            Qwen's Omni models with a talker, the thinker is studied).
+        processor: its processor; without it only what a processor made can be given.
+        tokenizer: in place of the processor's own.
+
+    Raises:
+        UnknownFamilyError: if the family of the composite or of its LLM is not in the table.
+    """
+    module = find_composite(model)
+    config: Any = getattr(module, "config", None)
+    composite = composite_of(str(getattr(config, "model_type", type(model).__name__)))
+    if module is None:
+        raise InputError(f"{type(model).__name__} holds no multimodal model.")
+    anatomy = anatomy_of(module)
+    path = getattr(config, "_name_or_path", "")
+    name = path or f"{composite.title} ({type(module).__name__})"
+    runs = model if hasattr(model, "peft_config") else module
+    tokenizer = tokenizer or getattr(processor, "tokenizer", None)
+    text = HuggingFaceSubject(name, runs, anatomy, tokenizer)
+    return MultimodalSubject(name, runs, composite, module, text, processor)

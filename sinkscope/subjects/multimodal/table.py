@@ -1,0 +1,188 @@
+"""What a row of the table of multimodal families says. Plain data and numpy, no torch.
+
+A multimodal model (a *composite*) holds encoders and one LLM. Its processor writes a placeholder
+into the text for every token that an encoder will make, and the model puts the n-th of them there.
+So the n-th placeholder of a stream, counted through the samples of a batch, is the n-th of the
+stream's tokens: a family only has to say what these are, in the order in which the encoder makes
+them, and any way of laying them among the text (in chunks of time, a frame at a time, between time
+stamps) follows from the ids.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+__all__ = ["CHATML", "Composite", "Given", "Stream", "StreamTokens", "Turns"]
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """What is known of one forward.
+
+    Attributes:
+        inputs: the arguments of the composite's forward by name, without those that are None.
+        config: the composite's configuration.
+        processor: its processor, or None.
+    """
+
+    inputs: Mapping[str, Any]
+    config: Any
+    processor: Any | None = None
+
+    def brings(self, stream: str, features: str) -> bool:
+        """Whether the forward is given a stream: its features, or what its encoder made of them.
+
+        ``generate`` runs image and video encoders before the prefill and hands over the latter.
+        """
+        encoded = self.inputs.get("mm_encoder_outputs") or {}
+        return features in self.inputs or encoded.get(stream) is not None
+
+
+@dataclass(frozen=True, eq=False)
+class StreamTokens:
+    """The tokens of one stream, through all items and samples of a forward, in order.
+
+    Attributes:
+        seconds: start and end of the input that each covers; NaN where it has none.
+        row: row of the patch in its picture, from the top; NaN where there is none.
+        column: column of the patch, from the left.
+        item: which sound, picture or film it belongs to, counted from 0.
+    """
+
+    seconds: Float[np.ndarray, "token 2"]
+    row: Float[np.ndarray, " token"]
+    column: Float[np.ndarray, " token"]
+    item: Int[np.ndarray, " token"]
+
+    def __len__(self) -> int:
+        return len(self.item)
+
+    @classmethod
+    def of_frames(cls, counts: Sequence[int], *, step: float, first: float = 0.0) -> "StreamTokens":
+        """Sounds whose tokens follow each other at a steady pace.
+
+        Args:
+            counts: the number of tokens of each sound.
+            step: seconds from one token to the next.
+            first: where the first token of each begins, in seconds.
+
+        Example:
+            >>> StreamTokens.of_frames([2, 1], step=0.04).seconds.tolist()
+            [[0.0, 0.04], [0.04, 0.08], [0.0, 0.04]]
+        """
+        places = [np.arange(count) for count in counts]
+        start = first + step * np.concatenate([np.zeros(0), *places])
+        blank = np.full(len(start), np.nan)
+        item = np.repeat(np.arange(len(counts)), counts).astype(np.int64)
+        return cls(np.stack([start, start + step], axis=1), blank, blank, item)
+
+    @classmethod
+    def of_grids(
+        cls,
+        grids: Sequence[tuple[int, int, int]],
+        times: Sequence[Float[np.ndarray, "frame 2"]] | None = None,
+    ) -> "StreamTokens":
+        """Pictures or films whose tokens run frame by frame, row by row, from left to right.
+
+        Args:
+            grids: frames, rows and columns of tokens of each.
+            times: start and end in seconds of each frame of tokens; None for pictures.
+
+        Example:
+            >>> tokens = StreamTokens.of_grids([(1, 2, 2)])
+            >>> tokens.row.tolist(), tokens.column.tolist()
+            ([0.0, 0.0, 1.0, 1.0], [0.0, 1.0, 0.0, 1.0])
+        """
+        parts = []
+        for i, (frames, rows, columns) in enumerate(grids):
+            frame, row, column = (
+                axis.reshape(-1) for axis in np.indices((frames, rows, columns)).astype(np.int64)
+            )
+            known = np.full((frames, 2), np.nan) if times is None else np.asarray(times[i], float)
+            item = np.full(len(frame), i, np.int64)
+            parts.append(cls(known[frame], row.astype(float), column.astype(float), item))
+        return cls.joined(parts)
+
+    @classmethod
+    def joined(cls, parts: Sequence["StreamTokens"]) -> "StreamTokens":
+        """Several one after another; their items keep their numbers."""
+        return cls(
+            np.concatenate([np.zeros((0, 2)), *(part.seconds for part in parts)]),
+            np.concatenate([np.zeros(0), *(part.row for part in parts)]),
+            np.concatenate([np.zeros(0), *(part.column for part in parts)]),
+            np.concatenate([np.zeros(0, np.int64), *(part.item for part in parts)]),
+        )
+
+    def take(self, places: Int[np.ndarray, " place"]) -> "StreamTokens":
+        """The tokens at these places, in that order."""
+        return StreamTokens(
+            self.seconds[places], self.row[places], self.column[places], self.item[places]
+        )
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One kind of input of a composite.
+
+    Attributes:
+        placeholder: the field of the configuration that holds the placeholder's id; dotted where
+            it lies deeper (``"text_config.audio_token_id"``).
+        features: the argument of the forward that brings the stream.
+        tokens: what the placeholders of a forward stand for.
+        encoder: path of the stream's encoder from the composite; "" where it has none.
+        frames: what the encoder itself runs over: from the arguments of its forward by name and
+            what is known of the composite's forward to one `StreamTokens` a sample; None where
+            that is not known.
+    """
+
+    placeholder: str
+    features: str
+    tokens: Callable[[Given], StreamTokens]
+    encoder: str = ""
+    frames: Callable[[Mapping[str, Any], Given], Sequence[StreamTokens]] | None = None
+
+
+@dataclass(frozen=True)
+class Turns:
+    """How a chat template marks who speaks, in tokens of the vocabulary.
+
+    Attributes:
+        named: tokens after which the speaker's name follows, up to ``until``.
+        until: the text with which the name ends.
+        direct: tokens that begin a turn by themselves, with the speaker's name.
+        ends: tokens that end a turn.
+    """
+
+    named: tuple[str, ...] = ()
+    until: str = "\n"
+    direct: Mapping[str, str] = field(default_factory=dict)
+    ends: tuple[str, ...] = ()
+
+
+CHATML = Turns(named=("<|im_start|>",), ends=("<|im_end|>",))
+"""``<|im_start|>user``, a line break, the text, ``<|im_end|>``: Qwen's and many others'."""
+
+
+@dataclass(frozen=True)
+class Composite:
+    """One multimodal family.
+
+    Attributes:
+        model_type: ``config.model_type`` of the composite (of Qwen's Omni models, the thinker).
+        title: what people call the family.
+        streams: its inputs beside text: ``"audio"``, ``"image"``, ``"video"``.
+        turns: how its chat template marks who speaks.
+        delimiters: tokens of the vocabulary, or fields of the configuration that hold an id, that
+            open and close what the encoders made.
+        notes: what is not supported, in words, for `sinkscope models`.
+    """
+
+    model_type: str
+    title: str
+    streams: Mapping[str, Stream]
+    turns: Turns = field(default_factory=Turns)
+    delimiters: tuple[str, ...] = ()
+    notes: str = ""

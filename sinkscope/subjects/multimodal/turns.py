@@ -1,0 +1,56 @@
+"""Who speaks where in a chat: from the tokens of a template to segments."""
+
+from collections.abc import Iterator, Sequence
+
+from sinkscope.subjects.multimodal.table import Turns
+
+__all__ = ["ROLES", "segments_of_turns"]
+
+ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "instruction",
+    "tool": "instruction",
+    "assistant": "response",
+    "model": "response",
+}
+"""The segment of what each speaker says."""
+
+
+def segments_of_turns(words: Sequence[str], turns: Turns) -> list[str]:
+    r"""The segment of each token of a chat: who speaks, or what marks it.
+
+    Args:
+        words: each token's text as the vocabulary decodes it, "" for placeholders.
+        turns: how the template marks its turns.
+
+    Returns:
+        ``delimiter`` for the marks and the white space between turns, ``text`` outside them.
+
+    Example:
+        >>> from sinkscope.subjects.multimodal.table import CHATML
+        >>> words = ["<|im_start|>", "user", "\n", "Hello", "<|im_end|>"]
+        >>> segments_of_turns(words, CHATML)
+        ['delimiter', 'delimiter', 'delimiter', 'instruction', 'delimiter']
+    """
+    return list(_walk(words, turns))
+
+
+def _walk(words: Sequence[str], turns: Turns) -> Iterator[str]:
+    now, name, naming = "text", "", False
+    for word in words:
+        if word in turns.named:
+            name, naming = "", True
+        elif word in turns.direct:
+            now, naming = ROLES.get(turns.direct[word], "text"), False
+        elif word in turns.ends:
+            now, naming = "text", False
+        elif naming:
+            name += word
+            if turns.until in name:
+                speaker = name.partition(turns.until)[0].strip()
+                now, naming = ROLES.get(speaker, "text"), False
+        elif now != "text" or word.strip() or not word:
+            yield now
+            continue
+        yield "delimiter"

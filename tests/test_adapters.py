@@ -1,0 +1,28 @@
+"""Every multimodal family passes the adapter suite, and every mutation makes it fail."""
+
+import pytest
+
+from sinkscope.subjects.multimodal.registry import composites
+from tests.adapters.cases import CASES
+from tests.adapters.suite import CHECKS, MUTATIONS, Case
+
+BY_NAME = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@BY_NAME
+def test_a_family_passes(case: Case, check: str) -> None:
+    CHECKS[check](case)
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
+@BY_NAME
+def test_a_mutation_fails(case: Case, mutation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken, check = MUTATIONS[mutation]
+    check(case)
+    with broken(monkeypatch), pytest.raises(AssertionError):
+        check(case)
+
+
+def test_every_family_has_a_case() -> None:
+    assert {case.name for case in CASES} == set(composites())
