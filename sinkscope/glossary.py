@@ -153,8 +153,6 @@ SEGMENTS: tuple[str, ...] = (
     "response",
     "text",
     "audiovisual",
-    "image",
-    "system",
     APPENDED,
     PADDING,
     "image",

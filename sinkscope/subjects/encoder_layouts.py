@@ -2,8 +2,8 @@
 
 They are used where nobody says what the tokens are: a forward of the caller's own, or features that
 a processor made. Frames have seconds; patches have a row and a column, in the descriptors of those
-names. A class token is a delimiter without either: it is made of no part of the input. It is no BOS,
-but it comes first, so that it is the reference.
+names. A class token is a delimiter without either: it is made of no part of the input. It is no
+BOS, but it comes first, so that it is the reference.
 """
 
 from collections.abc import Callable, Mapping

@@ -194,16 +194,20 @@ _HOLDERS = (
     "sinkscope.avsr.encoders",
     "transformers.models.wavlm.",
     "transformers.models.whisper.",
-    "transformers.models.wav2vec2.modeling_wav2vec2.Wav2Vec2Model",
-    "transformers.models.hubert.modeling_hubert.HubertModel",
-    "transformers.models.clip.modeling_clip.CLIPVisionModelWithProjection",
+    "transformers.models.wav2vec2.",
+    "transformers.models.hubert.",
+    "transformers.models.clip.",
+    "transformers.models.siglip.",
     "transformers.models.vit.",
+    "transformers.models.pe_audio.",
+    "transformers.models.pe_video.",
+    "transformers.models.pe_audio_video.",
 )
-"""Where the classes of what holds an encoder and nothing else of weight are defined."""
+"""Where the classes of encoders are defined, and of what holds one and no LLM."""
 
 
 def is_encoder(module: object) -> bool:
-    """Whether a module is an encoder, or little more than one.
+    """Whether a module is an encoder, or holds one and no LLM.
 
     Example:
         >>> from transformers import SiglipVisionConfig, SiglipVisionModel

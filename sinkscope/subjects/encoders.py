@@ -23,10 +23,12 @@ from sinkscope.errors import InputError, UnknownFamilyError
 from sinkscope.layout import TokenLayout
 from sinkscope.subjects.anatomy import Anatomy
 from sinkscope.subjects.clip_layouts import summarise
-from sinkscope.subjects.encoder_anatomy import encoder_anatomy
+from sinkscope.subjects.encoder_anatomy import encoder_anatomy, encoder_row
+from sinkscope.subjects.encoder_given import as_features, layouts_of_features
 from sinkscope.subjects.encoder_layouts import frame_mask, layouts_of
 from sinkscope.subjects.frame_layouts import STREAMS, layout_of_frames, unknown_frames
-from sinkscope.subjects.fronts import Front, NoFront, WavlmFront, WhisperFront
+from sinkscope.subjects.fronts import Front, NoFront, WaveformFront, WhisperFront
+from sinkscope.subjects.image_fronts import ImageFront
 from sinkscope.subjects.running import describe_model, evaluating
 from sinkscope.subjects.subject import Announce, ModelInputs
 
@@ -46,7 +48,7 @@ class EncoderSubject:
     name: str
     model: nn.Module
     anatomy: Anatomy
-    front: Front
+    front: Front | ImageFront
     stream: str = "audio"
     tokenizer: Any | None = None
     massive_ratio: float | None = None
@@ -61,14 +63,33 @@ class EncoderSubject:
         layout: TokenLayout | Sequence[TokenLayout] | None = None,
         prepend_bos: bool | None = None,
     ) -> Iterator[ModelInputs]:
-        """One forward for each clip.
+        """One forward for each clip, or for what the encoder's processor made.
+
+        An encoder of images reads a clip's frames, each as one sample.
+
+        Args:
+            data: a clip or several; a mapping of the arguments of the model's own forward; or a
+                tensor of the first of them.
+            input_ids: none, as for the others: an encoder reads no tokens.
+            inputs_embeds: none.
+            attention_mask: none; it may be in the mapping.
+            layout: none.
+            prepend_bos: none.
 
         Raises:
-            InputError: anything but clips; a clip that lacks the stream or is too short.
+            InputError: anything else; a clip that lacks the stream or is too short.
         """
         others = (input_ids, inputs_embeds, attention_mask, layout, prepend_bos)
-        prepare: Any = self.front.prepare
+        features = as_features(self.name, self.model, data)
+        if features is not None:
+            refuse_others(self.name, others)
+            yield self._of_features(features)
+            return
+        prepare: Any = self.front.prepare if not isinstance(self.front, ImageFront) else None
         for clip in only_clips(self.name, data, others):
+            if isinstance(self.front, ImageFront):
+                yield from self.front.inputs(clip, summarise(clip))
+                continue
             batch, lengths = prepare([clip], **self._asked)
             device = next(self.model.parameters()).device
             yield ModelInputs(
@@ -81,7 +102,9 @@ class EncoderSubject:
     def forward(self, inputs: ModelInputs, *, logits: bool = True) -> Any:
         """Run the encoder in evaluation mode without gradients; it has no logits."""
         with evaluating(self.model):
-            return self.front(**inputs.kwargs)
+            if "batch" in inputs.kwargs and not isinstance(self.front, ImageFront):
+                return self.front(**inputs.kwargs)
+            return self.model(**inputs.kwargs)
 
     @contextmanager
     def announcing(self, announce: Announce) -> Iterator[None]:
@@ -158,6 +181,17 @@ class EncoderSubject:
         own = getattr(self.front, "streams", ())
         return {"streams": (self.stream,)} if len(own) > 1 and self.stream in own else {}
 
+    def _of_features(self, features: dict[str, Any]) -> ModelInputs:
+        layouts = layouts_of_features(
+            self.model,
+            self.anatomy,
+            features,
+            stream=self.stream,
+            frame_rate=self.front.frame_rate,
+        )
+        layouts = self.layout_of(features) if layouts is None else layouts
+        return ModelInputs(features, layouts, (None,) * len(layouts), prepend_bos=False)
+
     def _layouts(
         self, clips: Sequence[Clip], lengths: Tensor, *, stream: str | None = None
     ) -> tuple[TokenLayout, ...]:
@@ -177,15 +211,21 @@ class EncoderSubject:
 
 
 def encoder_subject(
-    model: nn.Module, *, name: str | None = None, stream: str | None = None
+    model: nn.Module,
+    *,
+    name: str | None = None,
+    stream: str | None = None,
+    processor: Any | None = None,
 ) -> EncoderSubject:
     """A subject of a loaded encoder.
 
     Args:
-        model: an encoder of the package; transformers' ``WhisperEncoder``, ``WavLMModel`` or the
-            encoder inside it; or an AV-HuBERT.
+        model: an encoder of the package, an AV-HuBERT, or an encoder of transformers whose class
+            is in the table (``encoder_rows``), with its front end where it has one.
         name: what tables and figures call it.
-        stream: ``"audio"``, ``"video"`` or ``"audiovisual"``; by default what the encoder reads.
+        stream: ``"audio"``, ``"video"``, ``"audiovisual"`` or ``"image"``; by default what the
+            encoder reads.
+        processor: of an encoder of images, for the mean and deviation of its pictures.
 
     Raises:
         UnknownFamilyError: if it is none of these, or holds more than an encoder.
@@ -198,7 +238,8 @@ def encoder_subject(
         raise InputError(f"stream is {stream!r}; use one of {', '.join(STREAMS)}.")
     path = str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
     called = name or path or f"{anatomy.family} ({type(model).__name__})"
-    return EncoderSubject(called, model, anatomy, _front(model, anatomy, called), stream)
+    front = _front(model, anatomy, called, processor)
+    return EncoderSubject(called, model, anatomy, front, stream)
 
 
 def encoder_of(model: LlamaAvsr, stream: str, *, name: str) -> EncoderSubject:
@@ -223,11 +264,7 @@ def only_clips(name: str, data: Any, others: Sequence[Any]) -> list[Clip]:
     Raises:
         InputError: if the data is no clip, or one of the other arguments is not None.
     """
-    if any(given is not None for given in others):
-        raise InputError(
-            f"{name} makes frames, mask and layout from the clip itself, and has no BOS; give "
-            "clips alone."
-        )
+    refuse_others(name, others)
     several = list(data) if isinstance(data, list | tuple) else [data]
     if not several or not all(isinstance(clip, Clip) for clip in several):
         raise InputError(
@@ -237,28 +274,59 @@ def only_clips(name: str, data: Any, others: Sequence[Any]) -> list[Clip]:
     return several
 
 
+def refuse_others(name: str, others: Sequence[Any]) -> None:
+    """Refuse token ids and what goes with them.
+
+    Raises:
+        InputError: if one of these arguments is not None.
+    """
+    if any(given is not None for given in others):
+        raise InputError(
+            f"{name} makes frames, mask and layout from the clip itself, and has no BOS; give "
+            "clips alone."
+        )
+
+
 def _refuse_more(model: nn.Module) -> None:
     """Refuse a model of transformers of which the encoder is only a part."""
-    own = type(model).__name__
-    place = {"whisper": "its get_encoder()", "wavlm": "its .wavlm"}
-    for family, part in place.items():
+    names = {kind.__name__ for kind in type(model).__mro__}
+    for family, (part, *alone) in _PLACES.items():
         inside = type(model).__module__.startswith(f"transformers.models.{family}.")
-        if inside and not (own.startswith("WhisperEncoder") or own.startswith("WavLMEncoder")):
-            if own == "WavLMModel":
-                continue
+        if inside and encoder_row(model) is None and not names & set(alone):
             raise UnknownFamilyError(
-                f"{own} is more than an encoder, and only the encoder can be studied here; hand "
-                f"over {part}."
+                f"{type(model).__name__} is more than an encoder, and only the encoder can be "
+                f"studied here; hand over {part}."
             )
 
 
-def _front(model: Any, anatomy: Anatomy, name: str) -> Front:
+_PLACES = {
+    "whisper": ("its get_encoder()",),
+    "wavlm": ("its .wavlm", "WavLMModel"),
+    "wav2vec2": ("its .wav2vec2", "Wav2Vec2Model"),
+    "hubert": ("its .hubert", "HubertModel"),
+    "clip": ("its .vision_model", "CLIPVisionModelWithProjection"),
+    "siglip": ("its .vision_model",),
+    "vit": ("its .vit",),
+    "pe_audio": ("its .audio_encoder",),
+    "pe_video": ("its .video_encoder",),
+    "pe_audio_video": ("its .audio_video_encoder",),
+}
+"""Of families: where the encoder is in a larger model, and what else may be handed over."""
+
+
+def _front(model: Any, anatomy: Anatomy, name: str, processor: Any | None) -> Front | ImageFront:
     if isinstance(model, Encoder):
         return model
-    if type(model).__name__ == "WhisperEncoder":
+    if anatomy.family in ("clip_vision", "siglip_vision", "vit"):
+        return ImageFront(model, anatomy, processor)
+    if processor is not None:
+        raise InputError(
+            f"{name} needs no processor; give clips, or what a processor returns as the data."
+        )
+    if anatomy.family in ("whisper", "voxtral"):
         return WhisperFront(model)
-    if type(model).__name__ == "WavLMModel":
-        return WavlmFront(model)
+    if hasattr(getattr(model, "config", None), "conv_stride") and anatomy.decoder is not model:
+        return WaveformFront(model)
     return NoFront(name, 25.0 if anatomy.family == "avhubert" else 50.0)
 
 

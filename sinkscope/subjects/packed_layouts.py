@@ -53,8 +53,8 @@ def packed_vision_layout(
     """The layout of the patches of several images or videos, in the order of the blocks.
 
     Patches lie frame by frame, and in a frame square by square of those that the model will merge;
-    an encoder with windows puts the squares of a window side by side. The descriptors ``row``,
-    ``column`` and ``frame`` say where a patch is. What has one frame is an image.
+    an encoder with windows puts the squares of a window side by side. The descriptors ``item``,
+    ``frame``, ``row`` and ``column`` say where a patch is. What has one frame is an image.
 
     Args:
         grids: frames, rows and columns of patches of each image or video.
@@ -90,7 +90,7 @@ def packed_vision_layout(
         for i, t, y, x in places.tolist()
     ]
     segments = np.where(frames[image] > 1, "video", "image").tolist()
-    named = {"frame": frame, "row": row, "column": column}
+    named = {"item": image, "frame": frame, "row": row, "column": column}
     return TokenLayout.of(
         segments, labels, descriptors={name: at.astype(float) for name, at in named.items()}
     )

@@ -176,7 +176,7 @@ def _of_module(module: Any, tokenizer: Any | None, processor: Any | None) -> Sub
         from sinkscope.subjects.encoders import encoder_subject
 
         _refuse_options("an encoder", {"tokenizer": tokenizer})
-        return encoder_subject(module)
+        return encoder_subject(module, processor=processor)
     from sinkscope.subjects.multimodal.registry import find_composite
 
     if find_composite(module) is not None:
