@@ -224,11 +224,10 @@ def test_a_layout_of_other_positions_is_refused() -> None:
 
     built = packed("qwen3_vl_vision")
     layout = ss.TokenLayout.of(["image"] * 5, ["p"] * 5)
-    with (
-        pytest.raises(InputError, match="the layouts cover 1 of 5"),
-        ss.probe(built.model, ["resid_post"]) as probe,
-    ):
+    with ss.probe(built.model, ["resid_post"]) as probe:
         announce(probe.subject.anatomy.decoder, [layout], [None])
+        with pytest.raises(InputError, match="the layouts cover 1 of 5"):
+            built.run()
         built.run()
 
 

@@ -119,7 +119,7 @@ class Chunks:
             raise SiteError(f"Attention of {self._disagreement()}")
 
     def whole(self) -> AttentionCall:
-        """Queries, keys, values and output of all chunks, side by side; no map can be made of it."""
+        """Queries, keys, values and output of all chunks, side by side: not for a map."""
         first, calls = self.calls[0], self.calls
         return replace(
             first,

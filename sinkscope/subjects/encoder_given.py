@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from sinkscope.errors import InputError
@@ -82,5 +82,3 @@ def _placed(value: Any, weight: Tensor) -> Any:
     if not isinstance(value, Tensor):
         return value
     return value.to(weight) if value.is_floating_point() else value.to(weight.device)
-
-

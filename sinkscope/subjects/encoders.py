@@ -19,15 +19,16 @@ from torch import Tensor, nn
 from sinkscope.avsr.clip import Clip
 from sinkscope.avsr.encoders import Encoder
 from sinkscope.avsr.model import LlamaAvsr
-from sinkscope.errors import InputError, UnknownFamilyError
+from sinkscope.errors import InputError
 from sinkscope.layout import TokenLayout
 from sinkscope.subjects.anatomy import Anatomy
 from sinkscope.subjects.clip_layouts import summarise
-from sinkscope.subjects.encoder_anatomy import encoder_anatomy, encoder_row
+from sinkscope.subjects.encoder_anatomy import encoder_anatomy
+from sinkscope.subjects.encoder_fronts import front_of, refuse_more
 from sinkscope.subjects.encoder_given import as_features, layouts_of_features
 from sinkscope.subjects.encoder_layouts import frame_mask, layouts_of
 from sinkscope.subjects.frame_layouts import STREAMS, layout_of_frames, unknown_frames
-from sinkscope.subjects.fronts import Front, NoFront, WaveformFront, WhisperFront
+from sinkscope.subjects.fronts import Front
 from sinkscope.subjects.image_fronts import ImageFront
 from sinkscope.subjects.running import describe_model, evaluating
 from sinkscope.subjects.subject import Announce, ModelInputs
@@ -231,14 +232,14 @@ def encoder_subject(
         UnknownFamilyError: if it is none of these, or holds more than an encoder.
         InputError: if there is no such stream.
     """
-    _refuse_more(model)
+    refuse_more(model)
     anatomy = encoder_anatomy(model)
     stream = stream or _stream(model, anatomy)
     if stream not in STREAMS:
         raise InputError(f"stream is {stream!r}; use one of {', '.join(STREAMS)}.")
     path = str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
     called = name or path or f"{anatomy.family} ({type(model).__name__})"
-    front = _front(model, anatomy, called, processor)
+    front = front_of(model, anatomy, called, processor=processor)
     return EncoderSubject(called, model, anatomy, front, stream)
 
 
@@ -285,49 +286,6 @@ def refuse_others(name: str, others: Sequence[Any]) -> None:
             f"{name} makes frames, mask and layout from the clip itself, and has no BOS; give "
             "clips alone."
         )
-
-
-def _refuse_more(model: nn.Module) -> None:
-    """Refuse a model of transformers of which the encoder is only a part."""
-    names = {kind.__name__ for kind in type(model).__mro__}
-    for family, (part, *alone) in _PLACES.items():
-        inside = type(model).__module__.startswith(f"transformers.models.{family}.")
-        if inside and encoder_row(model) is None and not names & set(alone):
-            raise UnknownFamilyError(
-                f"{type(model).__name__} is more than an encoder, and only the encoder can be "
-                f"studied here; hand over {part}."
-            )
-
-
-_PLACES = {
-    "whisper": ("its get_encoder()",),
-    "wavlm": ("its .wavlm", "WavLMModel"),
-    "wav2vec2": ("its .wav2vec2", "Wav2Vec2Model"),
-    "hubert": ("its .hubert", "HubertModel"),
-    "clip": ("its .vision_model", "CLIPVisionModelWithProjection"),
-    "siglip": ("its .vision_model",),
-    "vit": ("its .vit",),
-    "pe_audio": ("its .audio_encoder",),
-    "pe_video": ("its .video_encoder",),
-    "pe_audio_video": ("its .audio_video_encoder",),
-}
-"""Of families: where the encoder is in a larger model, and what else may be handed over."""
-
-
-def _front(model: Any, anatomy: Anatomy, name: str, processor: Any | None) -> Front | ImageFront:
-    if isinstance(model, Encoder):
-        return model
-    if anatomy.family in ("clip_vision", "siglip_vision", "vit"):
-        return ImageFront(model, anatomy, processor)
-    if processor is not None:
-        raise InputError(
-            f"{name} needs no processor; give clips, or what a processor returns as the data."
-        )
-    if anatomy.family in ("whisper", "voxtral"):
-        return WhisperFront(model)
-    if hasattr(getattr(model, "config", None), "conv_stride") and anatomy.decoder is not model:
-        return WaveformFront(model)
-    return NoFront(name, 25.0 if anatomy.family == "avhubert" else 50.0)
 
 
 def _stream(model: nn.Module, anatomy: Anatomy) -> str:

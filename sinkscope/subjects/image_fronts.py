@@ -80,7 +80,9 @@ class ImageFront:
         high, wide = self._sides("image_size")
         grey = torch.from_numpy(np.array(frames, np.float32))[:, None] / 255
         scaled = functional.interpolate(grey, size=(high, wide), mode="bilinear", antialias=True)
-        mean, deviation = (torch.tensor(values)[None, :, None, None] for values in self._statistics())
+        mean, deviation = (
+            torch.tensor(values)[None, :, None, None] for values in self._statistics()
+        )
         return (repeat(scaled, "f 1 h w -> f c h w", c=3) - mean) / deviation
 
     def _statistics(self) -> tuple[Any, Any]:
