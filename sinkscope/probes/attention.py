@@ -43,6 +43,12 @@ _HARMLESS = frozenset(
 )
 _HANDLED = frozenset({"is_causal", "s_aux", "scaling", "sliding_window", "softcap"})
 
+_OTHER_EAGER = {
+    "Phi4MultimodalAudioAttention": "simple_eager_attention_forward",
+    "Phi4MultimodalVisionAttention": "simple_eager_attention_forward",
+}
+"""Classes whose eager attention function has another name than its file's others."""
+
 
 @dataclass
 class _Seam:
@@ -216,7 +222,8 @@ def _observed(seam: _Seam) -> Callable[..., Any]:
 def _own_eager(module: nn.Module) -> Callable[..., Any]:
     """The eager attention function of the file that defines the module's class."""
     for kind in type(module).__mro__:
-        own = getattr(sys.modules.get(kind.__module__), "eager_attention_forward", None)
+        name = _OTHER_EAGER.get(kind.__name__, "eager_attention_forward")
+        own = getattr(sys.modules.get(kind.__module__), name, None)
         if own is not None:
             return own
     raise SiteError(

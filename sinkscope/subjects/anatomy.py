@@ -122,6 +122,12 @@ class Anatomy:
         Raises:
             SiteError: if the blocks have no attention.
         """
+        why = getattr(self.row, "maps_why", "")
+        if not self.attention and why:
+            raise SiteError(
+                f"{site!r} of {self.family} cannot be read: {why}; its sites are "
+                f"{', '.join(self.sites())}."
+            )
         if not self.attention:
             raise SiteError(
                 f"A {self.family} block has no attention, so there is no {site!r}; its sites are "
