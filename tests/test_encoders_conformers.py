@@ -84,7 +84,11 @@ def _gemma3n():
     short = padding.clone()
     short[1, 30:] = True
     kwargs = {"audio_mel": noise(2, MEL, 16)}
-    return Gemma3nAudioEncoder(config), kwargs | {"audio_mel_mask": padding}, {"audio_mel_mask": short}
+    return (
+        Gemma3nAudioEncoder(config),
+        kwargs | {"audio_mel_mask": padding},
+        {"audio_mel_mask": short},
+    )
 
 
 def _gemma4():
@@ -122,7 +126,7 @@ def run(name: str, reducers, *, masked: bool = False) -> ss.Record:
 @pytest.mark.parametrize("name", CONFORMERS)
 def test_what_attention_adds_is_exact(name: str) -> None:
     """The stream before attention plus it is the stream after, as the block's own parts see it."""
-    model, kwargs, _ = conformer(name)
+    model, _, _ = conformer(name)
     anatomy = ss.load(model).anatomy
     assert anatomy.sites() == SITES
     before, after = [], []
@@ -190,9 +194,9 @@ def test_padding_is_left_out(name: str, frames: int, step: int) -> None:
 def test_maps_of_conformers_are_refused(name: str) -> None:
     model, _, _ = conformer(name)
     with pytest.raises(SiteError, match="its attention adds terms of position inside"):
-        ss.probe(model, ["pattern"]).__enter__()
-    with pytest.raises(SiteError, match="has the sites resid_pre, resid_post, attn_out only|only"):
-        ss.probe(model, ["resid_mid"]).__enter__()
+        ss.record(model, conformer(name)[1], reducers=[ss.Keep("pattern")])
+    with pytest.raises(SiteError, match="has the sites resid_pre, attn_out, resid_post only"):
+        ss.record(model, conformer(name)[1], reducers=[ss.Keep("resid_mid")])
 
 
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])

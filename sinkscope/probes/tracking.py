@@ -154,9 +154,8 @@ class Tracker:
         """The streams of an encoder's forward: the layouts say how many frames there are."""
         layouts, clips = self._layouts(given)
         anatomy = self.subject.anatomy
-        attended = frames_attended(
-            layouts, frame_mask(anatomy, given), attends=bool(anatomy.attention)
-        )
+        masks = bool(anatomy.attention) and not getattr(anatomy, "crosses", False)
+        attended = frames_attended(layouts, frame_mask(anatomy, given), attends=masks)
         return open_streams(layouts, clips, attended, causal=False)
 
     def _layouts(

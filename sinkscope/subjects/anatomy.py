@@ -114,6 +114,8 @@ class Anatomy:
             return bool(self.attention)
         if site in EXPERT_SITES:
             return not any(expert_absence(site, block) for block in self.blocks)
+        if site == "cross_out":
+            return bool(self.row.cross_out)
         return self.row.sites is None or site in self.row.sites
 
     def attention_of(self, site: str, layer: int) -> nn.Module:
@@ -178,6 +180,8 @@ class Anatomy:
             return expert_absence(site, self.blocks[layer])
         if self.row.sites is not None and site not in self.row.sites:
             return f"a {self.family} block has the sites {', '.join(self.row.sites)} only"
+        if site == "cross_out" and not self.row.cross_out:
+            return f"{self.family} has no cross-attention"
         if site == "resid_mid" and self.parallel:
             return f"attention and MLP of {self.family} read the same stream (a parallel block)"
         if site in _GATED and self.row.gate is None:
@@ -206,6 +210,7 @@ class Anatomy:
             return Tap(_part(block, path, row), "input", first_input, path in row.flat, put)
         path = {
             "attn_out": row.attn_out,
+            "cross_out": row.cross_out,
             "mlp_out": row.mlp_out,
             "mlp_gate": row.gate or "",
             "mlp_up": row.up or "",

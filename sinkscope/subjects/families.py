@@ -44,6 +44,8 @@ class Family:
         builtin: whether the row describes the classes of transformers, and of no one else.
         causal: whether a query sees the keys up to itself only; an encoder's queries see all.
         sites: the only sites of its blocks, where it lacks most; None for all.
+        cross_out: the module whose output cross-attention adds to the residual stream, before
+            ``resid_mid``; "" where there is none.
         mask: of an encoder's forward, the argument that says which frames are real; "" for none.
     """
 
@@ -64,6 +66,7 @@ class Family:
     causal: bool = True
     sites: tuple[str, ...] | None = None
     mask: str = ""
+    cross_out: str = ""
 
 
 _CAUSAL = {"is_causal": True, "is_encoder_decoder": False, "add_cross_attention": False}
