@@ -17,7 +17,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from sinkscope.errors import SiteError
-from sinkscope.probes.attention_calls import AttentionCall, Editor, Watcher
+from sinkscope.probes.attention_calls import (
+    AttentionCall,
+    Editor,
+    Watcher,
+    chunks_of,
+    split_call,
+)
 from sinkscope.probes.wavlm_attention import Seen, calls_torch, watching_torch
 
 __all__ = ["AttentionCall", "Editor", "Watcher", "editing", "watching"]
@@ -210,10 +216,12 @@ def _observed(seam: _Seam) -> Callable[..., Any]:
         watchers = tuple(seam.watchers.get(id(module), ()))
         if watchers:
             options = kwargs | {f"argument {5 + i}": given for i, given in enumerate(args)}
+            chunks, options = chunks_of(seam.name, query, key, options)
             call = _call(seam, module, (query, key, value, attention_mask, made), options)
             call = call if made is result[0] else replace(call, output=result[0], made=made)
-            for watcher in watchers:
-                watcher(call)
+            for part in [call] if chunks is None else split_call(call, chunks):
+                for watcher in watchers:
+                    watcher(part)
         return result
 
     return attend

@@ -156,7 +156,7 @@ class CrossSubject:
         cache = decoder_kwargs.get("past_key_values")
         if cache is not None and int(cache.get_seq_length()) > 0:
             raise InputError(
-                f"{self.name} is recorded of whole forwards, and a cache holds earlier tokens here; "
+                f"{self.name} is recorded of whole forwards, but a cache holds earlier tokens; "
                 "give all tokens at once, with use_cache=False."
             )
         heard = decoder_kwargs.get("encoder_hidden_states")
