@@ -29,7 +29,7 @@ from torch import nn
 
 from sinkscope.errors import UnknownFamilyError
 from sinkscope.subjects.anatomy import Anatomy
-from sinkscope.subjects.families import Family
+from sinkscope.subjects.family import Family
 from sinkscope.subjects.finding import submodule
 
 __all__ = ["encoder_anatomy", "projector_anatomy"]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sinkscope.avsr.mome import Mome, MomeSettings, Routing
 from sinkscope.errors import InputError
-from sinkscope.subjects.families import Family
+from sinkscope.subjects.family import Family
 from sinkscope.subjects.taps import Tap, first_output, put_output
 
 __all__ = [

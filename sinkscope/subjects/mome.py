@@ -4,7 +4,7 @@ from torch import nn
 
 from sinkscope.avsr.mome import MomeSettings, Places, attach_experts
 from sinkscope.subjects.anatomy import anatomy_of
-from sinkscope.subjects.families import Family
+from sinkscope.subjects.family import Family
 
 __all__ = ["attach_mome"]
 
