@@ -17,7 +17,7 @@ from sinkscope.subjects.multimodal.squares import Grid, in_squares
 from sinkscope.subjects.multimodal.stamps import stamps_before
 from sinkscope.subjects.multimodal.table import CHATML, Composite, Given, Stream, StreamTokens
 
-__all__ = ["COMPOSITES"]
+__all__ = ["COMPOSITES", "Times", "seen"]
 
 Times = Float[np.ndarray, "frame 2"]
 Clock = Callable[[Given, Sequence[Grid]], list[Times]]
@@ -105,27 +105,37 @@ def _unknown(_: Given, grids: Sequence[Grid]) -> list[Times]:
     return [np.full((frames, 2), np.nan) for frames, _, _ in grids]
 
 
-def _row(model_type: str, title: str, clock: Clock, *, windows: bool = False) -> Composite:
+def seen(clock: Clock, *, windows: bool = False) -> dict[str, Stream]:
+    """The streams of pictures and films of Qwen's models.
+
+    Args:
+        clock: when the frames of tokens are.
+        windows: whether the encoder puts the patches of a window side by side.
+    """
     frames = partial(_frames, windows=windows)
+    return {
+        "image": Stream(
+            "image_token_id",
+            "pixel_values",
+            _image,
+            "model.visual",
+            partial(frames, stream="image", clock=_unknown),
+        ),
+        "video": Stream(
+            "video_token_id",
+            "pixel_values_videos",
+            partial(_video, clock=clock),
+            "model.visual",
+            partial(frames, stream="video", clock=clock),
+        ),
+    }
+
+
+def _row(model_type: str, title: str, clock: Clock, *, windows: bool = False) -> Composite:
     return Composite(
         model_type,
         title,
-        streams={
-            "image": Stream(
-                "image_token_id",
-                "pixel_values",
-                _image,
-                "model.visual",
-                partial(frames, stream="image", clock=_unknown),
-            ),
-            "video": Stream(
-                "video_token_id",
-                "pixel_values_videos",
-                partial(_video, clock=clock),
-                "model.visual",
-                partial(frames, stream="video", clock=clock),
-            ),
-        },
+        streams=seen(clock, windows=windows),
         turns=CHATML,
         delimiters=("vision_start_token_id", "vision_end_token_id"),
     )
