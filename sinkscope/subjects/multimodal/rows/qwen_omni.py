@@ -54,7 +54,7 @@ def _frames_of_qwen3(called: Mapping[str, Any], given: Given) -> list[StreamToke
 
 
 def _clock(given: Given, grids: Sequence[Grid]) -> list[Times]:
-    """When the frames of tokens are: as sampled where the processor says so, else as the LLM is told.
+    """When the frames of tokens are: as the processor sampled them, else as the LLM is told.
 
     The two differ where the processor samples at another pace than it was asked for.
     """

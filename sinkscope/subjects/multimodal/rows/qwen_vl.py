@@ -46,9 +46,7 @@ def _video(given: Given, clock: Clock) -> StreamTokens:
 
 def _by_metadata(given: Given, grids: Sequence[Grid]) -> list[Times]:
     every = int(given.config.vision_config.temporal_patch_size)
-    return [
-        film_times(given, item, frames=grid[0], every=every) for item, grid in enumerate(grids)
-    ]
+    return [film_times(given, item, frames=grid[0], every=every) for item, grid in enumerate(grids)]
 
 
 def _by_pace(given: Given, grids: Sequence[Grid]) -> list[Times]:
