@@ -103,6 +103,7 @@ class Session:
             checked=self._checked,
             kept=dict(self._kept),
             scratch=self._scratch,
+            packed=getattr(self.subject.anatomy.row, "packed", False),
         )
 
     def _end(self, module: nn.Module, args: Any, output: Any) -> None:

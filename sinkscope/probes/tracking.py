@@ -29,6 +29,7 @@ from sinkscope.probes.stitching import (
     open_streams,
 )
 from sinkscope.record import ClipSummary
+from sinkscope.subjects.encoder_layouts import frame_mask
 from sinkscope.subjects.given import real_tokens
 from sinkscope.subjects.subject import Subject
 
@@ -156,7 +157,7 @@ class Tracker:
         layouts, clips = self._layouts(given)
         anatomy = self.subject.anatomy
         attended = frames_attended(
-            layouts, given.get(anatomy.row.mask), attends=bool(anatomy.attention)
+            layouts, frame_mask(anatomy, given), attends=bool(anatomy.attention)
         )
         return open_streams(layouts, clips, attended, causal=False)
 

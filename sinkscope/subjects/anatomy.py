@@ -233,7 +233,7 @@ class Anatomy:
         where = "input" if site == "resid_pre" else "output"
         select, put = (first_input, put_input) if where == "input" else (first_output, put_output)
         if self.row.active is None:
-            return Tap(block, where, select, put=put)
+            return Tap(block, where, select, "" in self.row.flat, put)
         index = int(getattr(self.config, self.row.active))
         return Tap(
             block,

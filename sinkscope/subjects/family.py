@@ -25,7 +25,7 @@ class Family:
             or the field of the configuration that says so.
         multiplier: the attribute of a block by which ``attn_out`` and ``mlp_out`` are multiplied
             before they are added.
-        flat: the modules that see samples and tokens on one axis.
+        flat: the modules that see samples and tokens on one axis; "" is the block itself.
         requires: fields of the configuration that would change a formula, with the value, or the
             tuple of values, that this row is right for (also right: the field is absent).
         builtin: whether the row describes the classes of transformers, and of no one else.

@@ -24,16 +24,9 @@ from sinkscope.layout import TokenLayout
 from sinkscope.record import ClipSummary
 from sinkscope.subjects.anatomy import Anatomy
 from sinkscope.subjects.bundled import Bundled, bundled
+from sinkscope.subjects.encoder_rows import is_encoder
 
 __all__ = ["Announce", "Bundled", "ModelInputs", "Subject", "bundled", "load"]
-
-_ENCODERS = (
-    "sinkscope.avsr.avhubert.",
-    "sinkscope.avsr.encoders",
-    "transformers.models.wavlm.",
-    "transformers.models.whisper.",
-)
-"""Where the classes of encoders are defined."""
 
 Announce = Callable[[Sequence[TokenLayout], Sequence[ClipSummary | None]], None]
 """What a subject calls with the layouts and clips of the forward that comes next."""
@@ -179,11 +172,11 @@ def _of_module(module: Any, tokenizer: Any | None, processor: Any | None) -> Sub
         from sinkscope.subjects.avsr import avsr_subject
 
         return avsr_subject(module)
-    if any(name.startswith(_ENCODERS) for name in names):
+    if is_encoder(module):
         from sinkscope.subjects.encoders import encoder_subject
 
         _refuse_options("an encoder", {"tokenizer": tokenizer})
-        return encoder_subject(module)
+        return encoder_subject(module, processor=processor)
     from sinkscope.subjects.multimodal.registry import find_composite
 
     if find_composite(module) is not None:
