@@ -104,3 +104,24 @@ def test_ids_that_do_not_fit_the_sounds_are_refused(name: str) -> None:
     }
     with pytest.raises(InputError, match="how long they are is not known"):
         layouts_of(model, unmasked)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_log_mel_frame_reaches_the_encoder_s_frame_that_covers_it(name: str) -> None:
+    model, inputs, sounds = tiny(name)
+    subject: Any = ss.load(model)
+    heard = ss.record(subject.encoder("audio"), inputs, reducers=[ss.Keep("resid_pre")])
+    assert sum(len(layout) for layout in heard.layouts) == sum(frames_of(name, m) for m in sounds)
+    step, beyond = (2, 1) if name in FORTY else (8, 0)
+    for sound, mel in enumerate(sounds):
+        frames = [step, (mel // step - 2) * step]
+        places = [(sound, slice(None), frame) for frame in frames]
+        changed = reached(model, inputs, "input_features", places, encoder="audio")
+        for frame, found in zip(frames, changed, strict=True):
+            ((i, j),) = tokens_at(heard.layouts, "audio", sound, second=(frame + 0.5) / 100)
+            assert found == [(i, j + other) for other in range(-beyond, beyond + 1)]
+
+
+def frames_of(name: str, mel: int) -> int:
+    """Frames of the encoder, counted by hand."""
+    return -(-mel // 2) if name in FORTY else len(edges(name, mel))

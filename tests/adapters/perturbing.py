@@ -29,11 +29,15 @@ def without_attention(model: nn.Module, *projections: str) -> nn.Module:
     return copy
 
 
-def entrance(model: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
-    """The states that enter the first block of the LLM, ``(sample, token, feature)``."""
-    with received(ss.load(model)) as found, torch.no_grad():
+def entrance(model: nn.Module, inputs: dict[str, Any], *, encoder: str = "") -> torch.Tensor:
+    """The states that enter the first block of the LLM, or of an encoder.
+
+    They are ``(sample, token, feature)``; a sequence without samples is one sample.
+    """
+    subject: Any = ss.load(model)
+    with received(subject.encoder(encoder) if encoder else subject) as found, torch.no_grad():
         model(**inputs)
-    return found[0]
+    return found[0][None] if found[0].ndim == 2 else found[0]
 
 
 def reached(
@@ -43,8 +47,11 @@ def reached(
     places: Sequence[tuple[Any, ...]],
     *,
     by: float = 1.0,
+    encoder: str = "",
 ) -> list[list[tuple[int, int]]]:
     """Sample and token of what changes at the entrance of the LLM, for each change of the input.
+
+    With ``encoder`` at the entrance of that encoder.
 
     Args:
         model: a composite.
@@ -52,12 +59,13 @@ def reached(
         name: the argument to change.
         places: of each change, the index of the entries of it that are moved.
         by: how far.
+        encoder: of which stream; "" for the LLM.
     """
-    before, found = entrance(model, inputs), []
+    before, found = entrance(model, inputs, encoder=encoder), []
     for place in places:
         moved = inputs[name].clone()
         moved[place] += by
-        changed = (before != entrance(model, inputs | {name: moved})).any(-1)
+        changed = (before != entrance(model, inputs | {name: moved}, encoder=encoder)).any(-1)
         found.append([(int(i), int(j)) for i, j in changed.nonzero().tolist()])
     return found
 

@@ -1,15 +1,36 @@
-"""What a composite is called with, by name, also where ``generate`` calls it."""
+"""What a composite is called with, by name: by its subject, by a caller, or by ``generate``."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from torch import nn
 
-__all__ = ["arguments", "following"]
+from sinkscope.subjects.subject import ModelInputs
+
+__all__ = ["arguments", "following", "given_by_subject", "run_by_subject"]
 
 Arguments = dict[str, Any]
+
+_running: ContextVar[tuple[nn.Module, ModelInputs] | None] = ContextVar("_running", default=None)
+
+
+@contextmanager
+def run_by_subject(module: nn.Module, inputs: ModelInputs) -> Iterator[None]:
+    """While open, forwards of a composite are those of its subject, which knows their layouts."""
+    before = _running.set((module, inputs))
+    try:
+        yield
+    finally:
+        _running.reset(before)
+
+
+def given_by_subject(module: nn.Module) -> ModelInputs | None:
+    """What its subject runs a composite on; None where someone else calls it."""
+    running = _running.get()
+    return running[1] if running is not None and running[0] is module else None
 
 
 def arguments(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:

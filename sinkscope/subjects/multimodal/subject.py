@@ -20,7 +20,12 @@ from sinkscope.subjects.clip_layouts import summarise
 from sinkscope.subjects.given import real_tokens
 from sinkscope.subjects.huggingface import HuggingFaceSubject
 from sinkscope.subjects.layouts import fit_layouts
-from sinkscope.subjects.multimodal.calls import arguments, following
+from sinkscope.subjects.multimodal.calls import (
+    arguments,
+    following,
+    given_by_subject,
+    run_by_subject,
+)
 from sinkscope.subjects.multimodal.conversation import conversation, described
 from sinkscope.subjects.multimodal.layouts import layouts_of
 from sinkscope.subjects.multimodal.parts import PartSubject, part_of
@@ -145,7 +150,7 @@ class MultimodalSubject:
     def forward(self, inputs: ModelInputs, *, logits: bool = True) -> Any:
         """Run the model in evaluation mode without gradients; its training flags are restored."""
         options = {"use_cache": False} | ({} if logits else fewest_logits(self.model))
-        with evaluating(self.model):
+        with evaluating(self.model), run_by_subject(self.module, inputs):
             return self.model(**inputs.kwargs, **options)
 
     @contextmanager
@@ -154,6 +159,11 @@ class MultimodalSubject:
         with following(self.module) as following_inputs:
 
             def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                own = given_by_subject(module)
+                if own is not None:
+                    if own.layouts:
+                        announce(own.layouts, own.clips)
+                    return
                 inputs = following_inputs(arguments(module, args, kwargs))
                 if "input_ids" in inputs:
                     given = Given(inputs, self.module.config, self.processor)
@@ -208,7 +218,8 @@ class MultimodalSubject:
         clips = (None,) * len(layouts) if clip is None else (summarise(clip),)
         takes = inspect.signature(self.module.forward).parameters
         kwargs = {name: value for name, value in inputs.items() if name in takes}
-        return ModelInputs(kwargs, layouts, clips, "as given")
+        known = {name: value for name, value in inputs.items() if name not in takes}
+        return ModelInputs(kwargs, layouts, clips, "as given", known)
 
     def _moved(self, value: Any) -> Any:
         """A tensor where the model's input goes, in its dtype if it holds no whole numbers."""
