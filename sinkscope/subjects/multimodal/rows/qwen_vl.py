@@ -46,16 +46,14 @@ def _video(given: Given, clock: Clock) -> StreamTokens:
 
 def _by_metadata(given: Given, grids: Sequence[Grid]) -> list[Times]:
     every = int(given.config.vision_config.temporal_patch_size)
-    return [
-        film_times(given, item, frames=grid[0], every=every) for item, grid in enumerate(grids)
-    ]
+    return [film_times(given, item, frames=grid[0], every=every) for item, grid in enumerate(grids)]
 
 
 def _by_pace(given: Given, grids: Sequence[Grid]) -> list[Times]:
     """Qwen2.5-VL is told the seconds of each frame of tokens."""
-    steps = given.inputs.get("second_per_grid_ts")
-    if steps is None:
-        return _by_metadata(given, grids)
+    known, steps = _by_metadata(given, grids), given.inputs.get("second_per_grid_ts")
+    if steps is None or not any(np.isnan(times).any() for times in known):
+        return known
     return [
         float(step) * (np.arange(grid[0])[:, None] + np.arange(2))
         for grid, step in zip(grids, steps, strict=True)
