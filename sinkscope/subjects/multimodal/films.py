@@ -44,7 +44,7 @@ def frame_times(metadata: Any) -> Times | None:
     return np.stack([start, np.append(start[1:], last)], axis=1) / float(pace)
 
 
-def joined_frames(times: Times, *, every: int) -> Times:
+def joined_frames(times: Times, *, every: int) -> Float[np.ndarray, "group 2"]:
     """Start and end of each group of ``every`` frames that become one frame of tokens.
 
     Example:

@@ -19,7 +19,7 @@ from sinkscope.subjects.multimodal.table import CHATML, Composite, Given, Stream
 
 __all__ = ["COMPOSITES", "Times", "seen"]
 
-Times = Float[np.ndarray, "frame 2"]
+Times = Float[np.ndarray, "_ 2"]
 Clock = Callable[[Given, Sequence[Grid]], list[Times]]
 """From the grids of the films to start and end of each of their frames of tokens."""
 
@@ -51,9 +51,9 @@ def _by_metadata(given: Given, grids: Sequence[Grid]) -> list[Times]:
 
 def _by_pace(given: Given, grids: Sequence[Grid]) -> list[Times]:
     """Qwen2.5-VL is told the seconds of each frame of tokens."""
-    steps = given.inputs.get("second_per_grid_ts")
-    if steps is None:
-        return _by_metadata(given, grids)
+    known, steps = _by_metadata(given, grids), given.inputs.get("second_per_grid_ts")
+    if steps is None or not any(np.isnan(times).any() for times in known):
+        return known
     return [
         float(step) * (np.arange(grid[0])[:, None] + np.arange(2))
         for grid, step in zip(grids, steps, strict=True)
