@@ -7,7 +7,7 @@ own calls and of ``generate`` too.
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -48,6 +48,8 @@ class MultimodalSubject:
         processor: its processor, which clips need.
         instruction: what the model is asked about a clip.
         streams: which of a clip's streams it is given; None for all that model and clip have.
+        audio_in_video: whether a clip's sound lies between its frames.
+        processing: what the processor is told of clips besides.
     """
 
     name: str
@@ -58,6 +60,8 @@ class MultimodalSubject:
     processor: Any | None = None
     instruction: str = "Transcribe the speech."
     streams: tuple[str, ...] | None = None
+    audio_in_video: bool = False
+    processing: Mapping[str, Any] = field(default_factory=dict)
     massive_ratio: float | None = None
 
     @property
@@ -71,12 +75,24 @@ class MultimodalSubject:
         return self.text.tokenizer
 
     def with_options(
-        self, *, instruction: str | None = None, streams: Sequence[str] | None = None
+        self,
+        *,
+        instruction: str | None = None,
+        streams: Sequence[str] | None = None,
+        audio_in_video: bool | None = None,
+        processing: Mapping[str, Any] | None = None,
     ) -> "MultimodalSubject":
-        """The same model with another instruction, or given fewer streams of each clip.
+        """The same model, given clips in another way; what is None stays as it is.
+
+        Args:
+            instruction: what it is asked.
+            streams: which of a clip's streams it is given.
+            audio_in_video: whether a clip's sound lies between its frames, in turns.
+            processing: arguments of its processor, such as ``{"fps": 1.0}``.
 
         Raises:
-            InputError: a stream that the family does not have.
+            InputError: a stream that the family does not have, or sound between frames where it
+                cannot.
         """
         odd = [name for name in streams or () if name not in self.composite.streams]
         if odd:
@@ -84,8 +100,18 @@ class MultimodalSubject:
                 f"{self.name} reads no stream {odd[0]!r}; it reads "
                 f"{', '.join(self.composite.streams)}."
             )
-        chosen = self.streams if streams is None else tuple(streams)
-        return replace(self, instruction=instruction or self.instruction, streams=chosen)
+        if audio_in_video and not self.composite.audio_in_video:
+            raise InputError(
+                f"{self.composite.title} cannot lay the sound of a film between its frames; use "
+                "audio_in_video=False."
+            )
+        return replace(
+            self,
+            instruction=instruction or self.instruction,
+            streams=self.streams if streams is None else tuple(streams),
+            audio_in_video=self.audio_in_video if audio_in_video is None else audio_in_video,
+            processing=self.processing if processing is None else dict(processing),
+        )
 
     def encoder(self, stream: str) -> PartSubject:
         """The encoder of ``"audio"``, ``"image"`` or ``"video"``, as a subject of its own.
@@ -191,6 +217,8 @@ class MultimodalSubject:
             "composite": self.composite.model_type,
             "instruction": self.instruction,
             "streams": list(self.streams or self.composite.streams),
+            "audio_in_video": self.audio_in_video,
+            "processing": {name: str(value) for name, value in self.processing.items()},
             **describe_model(self.model, self.anatomy),
         }
 

@@ -184,6 +184,9 @@ class Composite:
         turns: how its chat template marks who speaks.
         delimiters: tokens of the vocabulary, or fields of the configuration that hold an id, that
             open and close what the encoders made.
+        film: what its processor is told with a film besides, so that it samples frames as the
+            family's own tools do.
+        audio_in_video: whether it can lay the sound of a film between the film's frames.
         notes: what is not supported, in words, for `sinkscope models`.
     """
 
@@ -192,4 +195,6 @@ class Composite:
     streams: Mapping[str, Stream]
     turns: Turns = field(default_factory=Turns)
     delimiters: tuple[str, ...] = ()
+    film: Mapping[str, Any] = field(default_factory=dict)
+    audio_in_video: bool = False
     notes: str = ""
