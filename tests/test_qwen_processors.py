@@ -36,7 +36,10 @@ def test_a_clip(name, clip) -> None:
         record = ss.record(one, clip)
         layout = record.layouts[0]
         print(options, len(layout), "".join(s[0] for s in layout.segments))
-        print(layout.seconds[layout.mask("audio")][-1:], layout.seconds[layout.mask("video")][[0,-1]] if layout.mask("video").any() else "")
-        print(record.clips if hasattr(record,"clips") else "", list(layout.descriptors))
+        print(
+            layout.seconds[layout.mask("audio")][-1:],
+            layout.seconds[layout.mask("video")][[0, -1]] if layout.mask("video").any() else "",
+        )
+        print(record.clips if hasattr(record, "clips") else "", list(layout.descriptors))
     print(clip.waveform.shape, clip.frames.shape)
     assert 0

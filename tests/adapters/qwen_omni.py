@@ -82,7 +82,9 @@ def thinker(name: str, processor: Any | None = None) -> nn.Module:
     ids, vocabulary, patch = IDS, 97, 4
     if processor is not None:
         words = processor.tokenizer
-        ids = {field: words.convert_tokens_to_ids(getattr(processor, MARKS[field])) for field in IDS}
+        ids = {
+            field: words.convert_tokens_to_ids(getattr(processor, MARKS[field])) for field in IDS
+        }
         vocabulary, patch = len(words), processor.video_processor.patch_size
     if name == QWEN2:
         from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Model

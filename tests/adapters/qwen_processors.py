@@ -8,7 +8,13 @@ from tests.adapters.qwen_omni import QWEN2, QWEN3
 NAMES = ("image", "audio", "video", "vision_bos", "vision_eos", "audio_bos", "audio_eos")
 MARKS = {
     QWEN2: ("<|IMAGE|>", "<|AUDIO|>", "<|VIDEO|>", *("<|vision_bos|>", "<|vision_eos|>")),
-    QWEN3: ("<|image_pad|>", "<|audio_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"),
+    QWEN3: (
+        "<|image_pad|>",
+        "<|audio_pad|>",
+        "<|video_pad|>",
+        "<|vision_start|>",
+        "<|vision_end|>",
+    ),
 }
 SOUND_MARKS = {
     QWEN2: ("<|audio_bos|>", "<|audio_eos|>"),
@@ -68,10 +74,14 @@ def omni(name: str) -> Any:
         "audio": f"{first}{sound}{last}",
         "video": f"{start}{film}{end}",
     }
-    kind = transformers.Qwen2_5OmniProcessor if name == QWEN2 else transformers.Qwen3OmniMoeProcessor
+    kind = (
+        transformers.Qwen2_5OmniProcessor if name == QWEN2 else transformers.Qwen3OmniMoeProcessor
+    )
     return kind(
         image_processor=transformers.Qwen2VLImageProcessor(patch_size=14),
-        video_processor=transformers.Qwen2VLVideoProcessor(patch_size=14, cap_pixels_per_frame=False),
+        video_processor=transformers.Qwen2VLVideoProcessor(
+            patch_size=14, cap_pixels_per_frame=False
+        ),
         feature_extractor=mel(8),
         tokenizer=tokenizer(special),
         chat_template=template(marks),

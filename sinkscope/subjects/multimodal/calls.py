@@ -10,9 +10,11 @@ from torch import nn
 
 from sinkscope.subjects.subject import ModelInputs
 
-__all__ = ["arguments", "following", "given_by_subject", "run_by_subject"]
+__all__ = ["arguments", "following", "fresh_positions", "given_by_subject", "run_by_subject"]
 
 Arguments = dict[str, Any]
+
+_DELTAS = "rope_deltas"
 
 _running: ContextVar[tuple[nn.Module, ModelInputs] | None] = ContextVar("_running", default=None)
 
@@ -75,3 +77,20 @@ def following(module: Any) -> Iterator[Callable[[Arguments], Arguments]]:
         vars(module).pop("generate", None)
         if before is not None:
             vars(module)["generate"] = before
+
+
+@contextmanager
+def fresh_positions(model: nn.Module) -> Iterator[None]:
+    """Run as if nothing had run before, and leave nothing behind.
+
+    Models with M-RoPE keep how far a prompt's positions lag behind its tokens (``rope_deltas``) and
+    apply it to the next embeddings that come without ids, of whatever prompt.
+    """
+    kept = [(module, module.rope_deltas) for module in model.modules() if hasattr(module, _DELTAS)]
+    try:
+        for module, _ in kept:
+            setattr(module, _DELTAS, None)
+        yield
+    finally:
+        for module, deltas in kept:
+            setattr(module, _DELTAS, deltas)

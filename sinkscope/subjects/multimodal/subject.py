@@ -23,6 +23,7 @@ from sinkscope.subjects.layouts import fit_layouts
 from sinkscope.subjects.multimodal.calls import (
     arguments,
     following,
+    fresh_positions,
     given_by_subject,
     run_by_subject,
 )
@@ -176,7 +177,8 @@ class MultimodalSubject:
     def forward(self, inputs: ModelInputs, *, logits: bool = True) -> Any:
         """Run the model in evaluation mode without gradients; its training flags are restored."""
         options = {"use_cache": False} | ({} if logits else fewest_logits(self.model))
-        with evaluating(self.model), run_by_subject(self.module, inputs):
+        ran = run_by_subject(self.module, inputs)
+        with evaluating(self.model), fresh_positions(self.model), ran:
             return self.model(**inputs.kwargs, **options)
 
     @contextmanager
@@ -186,9 +188,8 @@ class MultimodalSubject:
 
             def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
                 own = given_by_subject(module)
-                if own is not None:
-                    if own.layouts:
-                        announce(own.layouts, own.clips)
+                if own is not None and own.layouts:
+                    announce(own.layouts, own.clips)
                     return
                 inputs = following_inputs(arguments(module, args, kwargs))
                 if "input_ids" in inputs:
@@ -258,7 +259,11 @@ class MultimodalSubject:
 
 
 def multimodal_subject(
-    model: nn.Module, *, processor: Any | None = None, tokenizer: Any | None = None
+    model: nn.Module,
+    *,
+    processor: Any | None = None,
+    tokenizer: Any | None = None,
+    name: str | None = None,
 ) -> MultimodalSubject:
     """A subject of a loaded multimodal model.
 
@@ -267,6 +272,7 @@ def multimodal_subject(
             Qwen's Omni models with a talker, the thinker is studied).
         processor: its processor; without it only what a processor made can be given.
         tokenizer: in place of the processor's own.
+        name: what tables and figures call it; where it was loaded from by default.
 
     Raises:
         UnknownFamilyError: if the family of the composite or of its LLM is not in the table.
@@ -278,8 +284,8 @@ def multimodal_subject(
         raise InputError(f"{type(model).__name__} holds no multimodal model.")
     anatomy = anatomy_of(module)
     path = getattr(config, "_name_or_path", "")
-    name = path or f"{composite.title} ({type(module).__name__})"
+    called = name or path or f"{composite.title} ({type(module).__name__})"
     runs = model if hasattr(model, "peft_config") else module
     tokenizer = tokenizer or getattr(processor, "tokenizer", None)
-    text = HuggingFaceSubject(name, runs, anatomy, tokenizer)
-    return MultimodalSubject(name, runs, composite, module, text, processor)
+    text = HuggingFaceSubject(called, runs, anatomy, tokenizer)
+    return MultimodalSubject(called, runs, composite, module, text, processor)

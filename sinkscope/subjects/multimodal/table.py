@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from sinkscope.layout import TokenLayout
+
 __all__ = ["CHATML", "Composite", "Given", "Stream", "StreamTokens", "Turns"]
 
 
@@ -188,6 +190,8 @@ class Composite:
             family's own tools do.
         audio_in_video: whether it can lay the sound of a film between the film's frames.
         notes: what is not supported, in words, for `sinkscope models`.
+        layout: in place of streams, turns and delimiters, of a registered family: from what is
+            known of a forward to one layout a sample, of all positions or of the real ones.
     """
 
     model_type: str
@@ -198,3 +202,4 @@ class Composite:
     film: Mapping[str, Any] = field(default_factory=dict)
     audio_in_video: bool = False
     notes: str = ""
+    layout: Callable[[Given], Sequence[TokenLayout]] | None = None
