@@ -19,20 +19,24 @@ PADDED = {"qwen2_audio": 48, "qwen3_asr": 300}
 
 
 @cache
-def model(name: str) -> nn.Module:
-    """The tiny model."""
+def model(name: str, processor: Any | None = None) -> nn.Module:
+    """The tiny model; with a processor, of its vocabulary and half a minute long."""
+    vocabulary, audio_id, longest = 97, AUDIO_ID, PADDED[name]
+    if processor is not None:
+        vocabulary, audio_id, longest = len(processor.tokenizer), processor.audio_token_id, 3000
     if name == "qwen2_audio":
         from transformers import Qwen2AudioForConditionalGeneration as Model
 
         audio = {key: value for key, value in AUDIO.items() if key != "output_dim"}
-        audio |= {"max_source_positions": PADDED[name] // 2}
-        text, ids = TEXT, {"audio_token_index": AUDIO_ID}
+        audio |= {"max_source_positions": longest // 2}
+        text, ids = TEXT, {"audio_token_index": audio_id}
     else:
         from transformers import Qwen3ASRForConditionalGeneration as Model
 
         own = {"downsample_hidden_size": 4, "n_window_infer": 200, "max_position_embeddings": 13}
         audio = {key: value for key, value in AUDIO.items() if key != "max_source_positions"} | own
-        text, ids = TEXT | {"head_dim": 8}, {"audio_token_id": AUDIO_ID, "eos_token_id": 2}
+        text, ids = TEXT | {"head_dim": 8}, {"audio_token_id": audio_id, "eos_token_id": 2}
+    text = text | {"vocab_size": vocabulary}
     kind: Any = Model.config_class
     return randomised(Model(kind(text_config=text, audio_config=audio, **ids)))
 

@@ -62,6 +62,10 @@ def mel(bands: int) -> Any:
     return WhisperFeatureExtractor(feature_size=bands)
 
 
+SIDE = 84
+"""Pixels on a side of a film's frame: three squares of two patches, so that nothing is resized."""
+
+
 @cache
 def omni(name: str) -> Any:
     """The processor of an Omni model; its video processor needs torchvision."""
@@ -74,10 +78,10 @@ def omni(name: str) -> Any:
         "audio": f"{first}{sound}{last}",
         "video": f"{start}{film}{end}",
     }
-    kind = (
-        transformers.Qwen2_5OmniProcessor if name == QWEN2 else transformers.Qwen3OmniMoeProcessor
-    )
-    return kind(
+    kind: Any = transformers.Qwen2_5OmniProcessor
+    if name == QWEN3:
+        kind = transformers.Qwen3OmniMoeProcessor
+    processor = kind(
         image_processor=transformers.Qwen2VLImageProcessor(patch_size=14),
         video_processor=transformers.Qwen2VLVideoProcessor(
             patch_size=14, cap_pixels_per_frame=False
@@ -85,4 +89,26 @@ def omni(name: str) -> Any:
         feature_extractor=mel(8),
         tokenizer=tokenizer(special),
         chat_template=template(marks),
+    )
+    processor.videos_kwargs = {"size": {"shortest_edge": 28 * 28, "longest_edge": SIDE * SIDE}}
+    return processor
+
+
+@cache
+def sounds(name: str) -> Any:
+    """The processor of Qwen2-Audio or Qwen3-ASR."""
+    import transformers
+
+    if name == "qwen2_audio":
+        kind: Any = transformers.Qwen2AudioProcessor
+        extractor, sound, marks = mel(8), "<|AUDIO|>", SOUND_MARKS[QWEN2]
+    else:
+        kind = transformers.Qwen3ASRProcessor
+        extractor = transformers.Qwen3ASRFeatureExtractor(feature_size=8)
+        sound, marks = "<|audio_pad|>", SOUND_MARKS[QWEN3]
+    special = dict(zip(("audio", "audio_bos", "audio_eos"), (sound, *marks), strict=True))
+    return kind(
+        feature_extractor=extractor,
+        tokenizer=tokenizer(special),
+        chat_template=template({"audio": f"{marks[0]}{sound}{marks[1]}"}),
     )
