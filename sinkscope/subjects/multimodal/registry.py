@@ -20,7 +20,7 @@ __all__ = [
     "refuse_unlisted",
 ]
 
-_ROWS = ("qwen_omni",)
+_ROWS = ("qwen_audio", "qwen_omni", "qwen_vl", "llava_onevision")
 """Files of ``rows``; each has ``COMPOSITES``."""
 
 _added: dict[str, Composite] = {}

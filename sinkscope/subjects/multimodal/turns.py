@@ -47,9 +47,12 @@ def _walk(words: Sequence[str], turns: Turns) -> Iterator[str]:
             now, naming = "text", False
         elif naming:
             name += word
-            if turns.until in name:
-                speaker = name.partition(turns.until)[0].strip()
-                now, naming = ROLES.get(speaker, "text"), False
+            ends = [i for i, letter in enumerate(name) if letter in turns.until]
+            if ends:
+                now, naming = ROLES.get(name[: ends[0]].strip(), "text"), False
+                if name[ends[0] :].strip():
+                    yield now
+                    continue
         elif now != "text" or word.strip() or not word:
             yield now
             continue
