@@ -32,7 +32,10 @@ CLASSES = {
 def config_of(name: str) -> Any:
     from transformers import AutoConfig
 
-    encoder = {"audioflamingo3": "audioflamingo3_encoder", "musicflamingo": "audioflamingo3_encoder"}
+    encoder = {
+        "audioflamingo3": "audioflamingo3_encoder",
+        "musicflamingo": "audioflamingo3_encoder",
+    }
     audio = ENCODER | {"model_type": encoder.get(name, f"{name}_encoder")}
     longest = "max_position_embeddings" if name == "glmasr" else "max_source_positions"
     rope = {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0}}
