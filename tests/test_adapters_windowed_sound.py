@@ -5,11 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 import sinkscope as ss
 from sinkscope.errors import InputError
-from tests.adapters.suite import received
+from tests.adapters.entrance import entrance
 from tests.adapters.windowed_sound import TEXTS, inputs, model
 
 MASKED = tuple(name for name in TEXTS if name != "voxtral")
@@ -71,7 +70,7 @@ def test_what_a_mel_frame_moves_is_where_the_layout_says(name: str, window: int,
     """One mel frame reaches a token through two convolutions of three: 20 ms either side."""
     given = inputs(name)
     given["input_features"][window, :, mel] += 3
-    before, after = entrance(name, inputs(name)), entrance(name, given)
+    before, after = entrance(model(name), inputs(name)), entrance(model(name), given)
     moved = (after - before).norm(dim=-1)
     item = {0: 0, 1: 0, 2: 1, 3: 2}[window]
     at = mel * 0.01 + (0.48 if window == 1 else 0) + 1e-6
@@ -86,34 +85,6 @@ def test_what_a_mel_frame_moves_is_where_the_layout_says(name: str, window: int,
         found.append(np.where(covers, own, 0).max())
         assert own.max() == found[-1]
     assert sorted(found)[0] == 0 < sorted(found)[1]
-
-
-def entrance(name: str, given: dict[str, Any]) -> torch.Tensor:
-    """What reaches the LLM when the encoder's blocks add nothing, so that it is local."""
-    subject = ss.load(model(name))
-    with received(subject) as states, silent(subject.module.model.audio_tower), torch.no_grad():
-        subject.module(**given)
-    return states[0]
-
-
-class silent:
-    """The blocks of an encoder add nothing while this is open."""
-
-    def __init__(self, encoder: nn.Module) -> None:
-        self.blocks = encoder.layers
-
-    def __enter__(self) -> None:
-        def through(block: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
-            states = args[0] if args else kwargs["hidden_states"]
-            return (states, *output[1:]) if isinstance(output, tuple) else states
-
-        self.handles = [
-            block.register_forward_hook(through, with_kwargs=True) for block in self.blocks
-        ]
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self.handles:
-            handle.remove()
 
 
 @pytest.mark.parametrize("name", MASKED)

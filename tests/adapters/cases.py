@@ -1,6 +1,10 @@
 """Every case of the adapter suite."""
 
-from tests.adapters import qwen_omni, windowed_sound
+from tests.adapters import granite_speech, qwen_omni, windowed_sound
 from tests.adapters.suite import Case
 
-CASES: tuple[Case, ...] = (*qwen_omni.CASES, *windowed_sound.CASES)
+CASES: tuple[Case, ...] = (
+    *granite_speech.CASES,
+    *qwen_omni.CASES,
+    *windowed_sound.CASES,
+)

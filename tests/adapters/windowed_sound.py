@@ -4,7 +4,6 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import nn
 
 from tests.adapters.qwen_omni import TEXT
 from tests.adapters.suite import Case, randomised
@@ -50,7 +49,7 @@ def config_of(name: str) -> Any:
 
 
 @cache
-def model(name: str) -> nn.Module:
+def model(name: str) -> Any:
     import transformers
 
     made = getattr(transformers, f"{CLASSES[name]}ForConditionalGeneration")
