@@ -12,7 +12,7 @@ from sinkscope.subjects.multimodal.table import Composite
 
 __all__ = ["add_composite", "composite_of", "composites", "find_composite"]
 
-_ROWS = ("granite_speech", "qwen_omni", "windowed_sound")
+_ROWS = ("granite_speech", "phi4_multimodal", "qwen_omni", "windowed_sound")
 """Files of ``rows``; each has ``COMPOSITES``."""
 
 _added: dict[str, Composite] = {}
