@@ -37,7 +37,9 @@ def passed_over(blocks: Sequence[nn.Module]) -> Iterator[None]:
         states = args[0] if args else kwargs["hidden_states"]
         return (states, *output[1:]) if isinstance(output, tuple) else states
 
-    handles = [block.register_forward_hook(through, with_kwargs=True) for block in blocks]
+    handles = [
+        block.register_forward_hook(through, with_kwargs=True, prepend=True) for block in blocks
+    ]
     try:
         yield
     finally:
