@@ -8,6 +8,7 @@ import pandas as pd
 
 from sinkscope.analysis.comparison import Comparison
 from sinkscope.analysis.control_words import control_sentences
+from sinkscope.analysis.words_ancestry import ANCESTRY_WRITERS
 from sinkscope.analysis.words_cause import CAUSE_WRITERS
 from sinkscope.analysis.words_comparison import comparison_sentences, effect_sentences
 from sinkscope.analysis.words_experts import EXPERT_WRITERS
@@ -221,6 +222,7 @@ _WRITERS: dict[str, Callable[[pd.DataFrame], str]] = {
     "low_meaning": _low_meaning,
     **FEATURE_WRITERS,
     **CAUSE_WRITERS,
+    **ANCESTRY_WRITERS,
     **EXPERT_WRITERS,
     **RATE_WRITERS,
     "sink_mechanics": _mechanics,

@@ -154,8 +154,7 @@ class HuggingFaceSubject:
         real = real_tokens(given, mask)
         layouts = self._layouts(ids, real) if layout is None else fit_layouts(layout, real)
         kwargs = {
-            name: value.to(self.device)
-            for name, value in (kwargs | padding_kwargs(mask)).items()
+            name: value.to(self.device) for name, value in (kwargs | padding_kwargs(mask)).items()
         }
         return ModelInputs(kwargs, layouts, (None,) * len(layouts), "as given")
 
