@@ -42,10 +42,8 @@ MEL = (24, 9, 17)
 def model() -> Any:
     from transformers import Phi4MultimodalConfig, Phi4MultimodalForCausalLM
 
-    config = Phi4MultimodalConfig(
-        **(TEXT | {"vision_config": VISION, "audio_config": AUDIO}),
-        original_max_position_embeddings=64,
-    )
+    fields: Any = TEXT | {"vision_config": VISION, "audio_config": AUDIO}
+    config = Phi4MultimodalConfig(**fields, original_max_position_embeddings=64)
     made = randomised(Phi4MultimodalForCausalLM(config))
     # Asked for states after a plain forward with a picture, transformers hooks the vision blocks
     # twice and then fails; asked first, it hooks them once.

@@ -1,18 +1,20 @@
 """Pictures that an encoder sees twice: cut into square crops, and once as a whole (HD transform).
 
-The crops make one grid of tokens over the picture, and padding on its right and below is left out.
-The whole picture, which shrinks to one crop, makes a coarser grid.
+The crops make one grid of tokens over the picture (view 1), and padding on its right and below is
+left out. The whole picture, shrunk to one crop, makes a grid of its own (view 0).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 
 from sinkscope.subjects.multimodal.table import StreamTokens
 
 __all__ = ["Picture", "patches_of", "tokens_of"]
+
+WHOLE, DETAIL = 0.0, 1.0
 
 
 @dataclass(frozen=True)
@@ -46,27 +48,21 @@ class Picture:
 def tokens_of(pictures: Sequence[Picture]) -> StreamTokens:
     """The tokens of pictures: the crops' rows, a mark, the rows of the whole.
 
-    Every row ends with a mark. Only the crops' grid has rows and columns: the whole picture's grid
-    is another one, and would be taken for part of it.
+    Every row ends with a mark, which shows no place.
 
     Example:
-        >>> seen = np.ones((2, 2, 4), bool)
-        >>> tokens_of([Picture(1, 1, seen[:, :, :2])]).row.tolist()
-        [0.0, nan, nan, nan, nan]
+        >>> seen = np.ones((2, 2, 2), bool)
+        >>> tokens_of([Picture(1, 1, seen)]).row.tolist()
+        [0.0, nan, nan, 0.0, nan]
     """
     parts = []
     for item, picture in enumerate(pictures):
-        down, across = picture.grid()
-        whole = (picture.side + 1) // 2
-        blank = np.full(1 + whole * (whole + 1), np.nan)
-        row, column = np.indices((down, across)).astype(float)
-        parts.append(
-            _of(
-                item,
-                np.concatenate([_marked(row), blank]),
-                np.concatenate([_marked(column), blank]),
-            )
-        )
+        side = (picture.side + 1) // 2
+        parts += [
+            _grid(item, picture.grid(), view=DETAIL),
+            _of(item, np.full(1, np.nan), np.full(1, np.nan), view=np.nan),
+            _grid(item, (side, side), view=WHOLE),
+        ]
     return StreamTokens.joined(parts)
 
 
@@ -82,18 +78,27 @@ def patches_of(pictures: Sequence[Picture], *, crops: int) -> list[StreamTokens]
         for number in range(crops):
             own = picture.mask[number]
             row, column = (axis[own].astype(float) for axis in np.indices(own.shape))
-            crop = number - 1
-            inside = 0 <= crop < picture.rows * picture.columns
-            down, across = divmod(crop, picture.columns) if inside else (np.nan, np.nan)
-            found.append(_of(item, row + down * picture.side, column + across * picture.side))
+            if number == 0:
+                found.append(_of(item, row, column, view=WHOLE))
+            elif number <= picture.rows * picture.columns:
+                down, across = divmod(number - 1, picture.columns)
+                row, column = row + down * picture.side, column + across * picture.side
+                found.append(_of(item, row, column, view=DETAIL))
+            else:
+                found.append(_of(item, row * np.nan, column * np.nan, view=np.nan))
     return found
 
 
-def _marked(grid: Float[np.ndarray, "row column"]) -> Float[np.ndarray, " token"]:
+def _grid(item: int, shape: tuple[int, int], *, view: float) -> StreamTokens:
     """A grid row by row, with a mark at the end of each."""
-    return np.pad(grid, ((0, 0), (0, 1)), constant_values=np.nan).reshape(-1)
+    row, column = (
+        np.pad(axis.astype(float), ((0, 0), (0, 1)), constant_values=np.nan).reshape(-1)
+        for axis in np.indices(shape)
+    )
+    return _of(item, row, column, view=view)
 
 
-def _of(item: int, row: np.ndarray, column: np.ndarray) -> StreamTokens:
+def _of(item: int, row: np.ndarray, column: np.ndarray, *, view: float) -> StreamTokens:
     blank = np.full((len(row), 2), np.nan)
-    return StreamTokens(blank, row, column, np.full(len(row), item, np.int64))
+    items = np.full(len(row), item, np.int64)
+    return StreamTokens(blank, row, column, items, np.full(len(row), float(view)))

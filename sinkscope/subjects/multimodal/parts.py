@@ -165,7 +165,8 @@ def part_of(whole: Whole, stream: str) -> PartSubject:
 
 
 def _layout(stream: str, tokens: StreamTokens) -> TokenLayout:
-    known = {name: getattr(tokens, name).astype(float) for name in DESCRIPTORS}
+    told = {name: getattr(tokens, name) for name in DESCRIPTORS}
+    known = {name: values.astype(float) for name, values in told.items() if values is not None}
     return TokenLayout.of(
         [stream] * len(tokens),
         [f"{LETTERS[stream]}{i}" for i in range(len(tokens))],

@@ -20,7 +20,14 @@ __all__ = [
     "refuse_unlisted",
 ]
 
-_ROWS = ("granite_speech", "phi4_multimodal", "qwen_omni", "windowed_sound")
+_ROWS = (
+    "granite_speech",
+    "llava_onevision",
+    "phi4_multimodal",
+    "qwen_omni",
+    "qwen_vl",
+    "windowed_sound",
+)
 """Files of ``rows``; each has ``COMPOSITES``."""
 
 _added: dict[str, Composite] = {}

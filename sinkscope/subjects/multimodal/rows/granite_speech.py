@@ -53,7 +53,9 @@ def _frames(called: Mapping[str, Any], given: Given) -> Sequence[StreamTokens]:
 
 
 _STREAMS = {"audio": Stream("audio_token_id", "input_features", _audio, "model.encoder", _frames)}
-_TURNS = Turns(named=("<|start_of_role|>",), until="<|end_of_role|>", ends=("<|end_of_text|>",))
+_TURNS = Turns(
+    named=("<|start_of_role|>",), until="", closed=("<|end_of_role|>",), ends=("<|end_of_text|>",)
+)
 _NOTES = (
     "A Q-former makes three tokens of each window of 0.3 s (by default); every one may draw on all "
     "of its window, so the three carry the window's seconds."

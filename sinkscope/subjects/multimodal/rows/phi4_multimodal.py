@@ -6,12 +6,10 @@ from typing import Any
 import numpy as np
 
 from sinkscope.subjects.multimodal.crops import Picture, patches_of, tokens_of
+from sinkscope.subjects.multimodal.sounds import mel_step
 from sinkscope.subjects.multimodal.table import Composite, Given, Stream, StreamTokens, Turns
 
 __all__ = ["COMPOSITES"]
-
-MEL_STEP = 0.01
-"""Seconds from one mel frame to the next (160 samples at 16 kHz)."""
 
 LONGEST = 500
 """Frames of the audio encoder above which it runs over pieces of that length."""
@@ -19,7 +17,7 @@ LONGEST = 500
 
 def _step(given: Given) -> float:
     """Seconds of a token: as many mel frames as the convolutions make one of."""
-    return given.config.audio_config.time_reduction * MEL_STEP
+    return given.config.audio_config.time_reduction * mel_step(given)
 
 
 def _audio(given: Given) -> StreamTokens:
@@ -91,7 +89,7 @@ COMPOSITES = (
             direct={"<|system|>": "system", "<|user|>": "user", "<|assistant|>": "assistant"},
             ends=("<|end|>",),
         ),
-        notes="The tokens of the whole picture, which follow those of its crops, carry no row and "
-        "column, nor do the marks at the ends of rows.",
+        notes="A picture is seen in crops (view 1) and as a whole (view 0); rows and columns are "
+        "those of the view.",
     ),
 )

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Int
 
 from sinkscope.errors import InputError
+from sinkscope.subjects.multimodal.sounds import mel_step
 from sinkscope.subjects.multimodal.table import (
     CHATML,
     Composite,
@@ -23,9 +24,6 @@ from sinkscope.subjects.multimodal.table import (
 from sinkscope.subjects.multimodal.windows import run_starts, tokens_of_windows, windows_of
 
 __all__ = ["COMPOSITES"]
-
-MEL_STEP = 0.01
-"""Seconds from one mel frame to the next (160 samples at 16 kHz)."""
 
 Lengths = Int[np.ndarray, " window"]
 Counter = Callable[[Given, Lengths], Lengths]
@@ -84,9 +82,9 @@ def _windows(
     (full,) = counter(given, np.array([mel]))
     starts = run_starts(given, "audio_token_id")
     windows = windows_of(starts, counts.tolist(), full=int(full))
-    step = 2 * MEL_STEP * (1 if of_encoder else merged)
+    step = 2 * mel_step(given) * (1 if of_encoder else merged)
     made = _halved(lengths) if of_encoder else counts
-    return tokens_of_windows(windows, made.tolist(), step=step, duration=mel * MEL_STEP)
+    return tokens_of_windows(windows, made.tolist(), step=step, duration=mel * mel_step(given))
 
 
 def _stream(counter: Counter, merged: int) -> Stream:
@@ -138,6 +136,7 @@ COMPOSITES = (
                 "[TRANSCRIBE]": "assistant",
             },
             ends=("[/SYSTEM_PROMPT]", "</s>"),
+            late=("[TRANSCRIBE]",),
         ),
         delimiters=("[BEGIN_AUDIO]",),
         notes=_NO_END,
