@@ -40,16 +40,22 @@ MEL = (24, 9, 17)
 
 @cache
 def model() -> Any:
-    from transformers import Phi4MultimodalConfig, Phi4MultimodalForCausalLM
-
-    fields: Any = TEXT | {"vision_config": VISION, "audio_config": AUDIO}
-    config = Phi4MultimodalConfig(**fields, original_max_position_embeddings=64)
-    made = randomised(Phi4MultimodalForCausalLM(config))
+    found = made()
     # Asked for states after a plain forward with a picture, transformers hooks the vision blocks
     # twice and then fails; asked first, it hooks them once.
     with torch.no_grad():
-        made(**inputs(), output_hidden_states=True)
-    return made
+        found(**inputs(), output_hidden_states=True)
+    return found
+
+
+def made(*, audio_id: int = AUDIO_ID, vocabulary: int = 97) -> Any:
+    """A fresh model."""
+    from transformers import Phi4MultimodalConfig, Phi4MultimodalForCausalLM
+
+    parts = {"vision_config": VISION, "audio_config": AUDIO | {"audio_token_id": audio_id}}
+    fields: Any = TEXT | parts | {"vocab_size": vocabulary}
+    config = Phi4MultimodalConfig(**fields, original_max_position_embeddings=64)
+    return randomised(Phi4MultimodalForCausalLM(config))
 
 
 def masks() -> torch.Tensor:

@@ -28,7 +28,7 @@ CLASSES = {
 }
 
 
-def config_of(name: str) -> Any:
+def config_of(name: str, *, mel: int = MEL, vocabulary: int = 97) -> Any:
     from transformers import AutoConfig
 
     encoder = {
@@ -41,8 +41,8 @@ def config_of(name: str) -> Any:
     marks = {"audio_bos_token_id": OPEN, "audio_eos_token_id": CLOSE}
     return AutoConfig.for_model(
         name,
-        text_config=TEXT | {"model_type": TEXTS[name]},
-        audio_config=audio | {longest: MEL // 2},
+        text_config=TEXT | {"model_type": TEXTS[name], "vocab_size": vocabulary},
+        audio_config=audio | {longest: mel // 2},
         audio_token_id=AUDIO_ID,
         **(rope | marks if name == "musicflamingo" else {}),
     )
