@@ -72,7 +72,9 @@ def test_a_pixel_touches_the_token_of_its_row_and_column(item: int, y: int, x: i
     with silent():
         changed = touched(model(), before, with_pictures(*pictures))
     side = PATCH * (1, MERGE)[item]
-    expected = covering(layout_of(before, item), "image", item=item, row=y // side, column=x // side)
+    expected = covering(
+        layout_of(before, item), "image", item=item, row=y // side, column=x // side
+    )
     assert np.array_equal(changed[item], expected)
     assert changed.sum() == 1
 
@@ -88,9 +90,9 @@ def test_a_frame_touches_the_token_of_its_time_unless_it_is_left_out(
     told = {"fps": 10.0, "frames_indices": [0, 20, 30], "total_num_frames": 45}
     before = inputs() | {"pixel_values_videos": patches(film, MERGE)}
     with silent():
-        changed = touched(
-            model(), before, before | {"pixel_values_videos": patches(other, MERGE)}
-        )[0]
+        changed = touched(model(), before, before | {"pixel_values_videos": patches(other, MERGE)})[
+            0
+        ]
     layout = layout_of(before | {"video_metadata": [told]})
     row, column, second = y // 8, x // 8, (0.5, 2.5, 4.4)[frame]
     expected = covering(layout, "video", row=row, column=column, second=second)
@@ -123,9 +125,10 @@ def test_the_encoders_frames_are_in_the_order_of_its_blocks() -> None:
     try:
         for each in (before, with_pictures(*pictures)):
             with torch.no_grad():
-                model()(**{name: value for name, value in each.items() if "video" not in name} | {
-                    "input_ids": each["input_ids"].where(each["input_ids"] != 92, 7)
-                })
+                model()(
+                    **{name: value for name, value in each.items() if "video" not in name}
+                    | {"input_ids": each["input_ids"].where(each["input_ids"] != 92, 7)}
+                )
     finally:
         handle.remove()
     changed = (seen[0] != seen[1]).any(-1).flatten().numpy()

@@ -12,7 +12,7 @@ from sinkscope.subjects.multimodal.table import Composite
 
 __all__ = ["add_composite", "composite_of", "composites", "find_composite"]
 
-_ROWS = ("qwen_omni", "qwen_vl", "llava_onevision", "video_llama_3")
+_ROWS = ("qwen_omni", "qwen_vl", "llava_onevision", "video_llama_3", "gemma4")
 """Files of ``rows``; each has ``COMPOSITES``."""
 
 _added: dict[str, Composite] = {}
