@@ -1,7 +1,7 @@
 """Gemma 4, with encoders and without (unified). Formulas read in transformers 5.23.
 
-Each patch comes with its column and row. The encoder's patches are averaged in squares to make
-tokens; the unified model has no encoder, and its patches are tokens. Before each frame of a film the
+Each patch comes with its column and row. The encoder averages patches in squares, which makes the
+tokens; the unified model has no encoder, its patches are tokens. Before each frame of a film the
 processor writes the minute and second in which it is.
 """
 
@@ -92,14 +92,16 @@ def _shape(patches: Int[np.ndarray, "patch 2"], pool: int) -> tuple[int, int]:
 def _clock(
     given: Given, grids: Sequence[tuple[int, int, int]]
 ) -> list[Float[np.ndarray, "frame 2"]]:
-    """When each frame is: as sampled where the processor says so, else the second that is written."""
+    """When each frame is: as the processor sampled it, else the second that is written."""
     known = [film_times(given, item, frames=grid[0]) for item, grid in enumerate(grids)]
     tokenizer = getattr(given.processor, "tokenizer", None)
     if tokenizer is None or not any(np.isnan(times).any() for times in known):
         return known
     opening = re.escape(tokenizer.decode([given.config.boi_token_id], skip_special_tokens=False))
     lengths = [rows * columns for frames, rows, columns in grids for _ in range(frames)]
-    stamps = stamps_before(given, given.config.video_token_id, lengths, rf"(\d+):(\d+)\s*{opening}")
+    stamps = stamps_before(
+        given, given.config.video_token_id, lengths, rf"(?<!\d)(\d{{2,3}}):(\d{{2}})\s*{opening}"
+    )
     if stamps is None:
         return known
     ends = np.cumsum([grid[0] for grid in grids])
