@@ -82,6 +82,68 @@ TEXT_FAMILIES: dict[str, dict[str, Any]] = {
     "gemma4_unified_text": _GEMMA | {"global_head_dim": 24},
 }
 
+_LINEAR = {
+    **{"linear_num_value_heads": 4, "linear_num_key_heads": 2},
+    **{"linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_conv_kernel_dim": 3},
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "num_hidden_layers": 3,
+}
+_MAMBA = {
+    **{"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_n_groups": 1},
+    **{"mamba_chunk_size": 4, "mamba_d_conv": 3, "mamba_expand": 2},
+}
+_LATENT = {
+    **{"q_lora_rank": 12, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8},
+    **{"v_head_dim": 6, "n_group": 1, "topk_group": 1, "moe_intermediate_size": 24},
+    **{"first_k_dense_replace": 1, "n_shared_experts": 1, "num_key_value_heads": 4},
+}
+HYBRIDS: dict[str, dict[str, Any]] = {
+    "qwen3_next": _BASE
+    | _HEAD
+    | _LINEAR
+    | _EXPERTS
+    | {"shared_expert_intermediate_size": 24, "mlp_only_layers": [0]},
+    "qwen3_5_text": _BASE | _HEAD | _LINEAR,
+    "qwen3_5_moe_text": _BASE
+    | _HEAD
+    | _LINEAR
+    | _EXPERTS
+    | {"shared_expert_intermediate_size": 24},
+    "bamba": _BASE | _MAMBA | {"attn_layer_indices": [1], "num_hidden_layers": 3},
+    "jamba": _BASE
+    | {
+        **{"mamba_d_state": 8, "mamba_d_conv": 3, "mamba_expand": 2, "mamba_dt_rank": 4},
+        **{"attn_layer_period": 2, "attn_layer_offset": 1, "num_hidden_layers": 4},
+        **{"num_experts": 4, "num_experts_per_tok": 2, "expert_layer_period": 2},
+        **{"expert_layer_offset": 1},
+    },
+    "lfm2": _BASE
+    | {
+        "layer_types": ["conv", "full_attention", "conv"],
+        "num_hidden_layers": 3,
+        "conv_L_cache": 3,
+    },
+    "falcon_h1": _BASE
+    | _MAMBA
+    | {
+        **{"mamba_d_ssm": 64, "attention_out_multiplier": 0.7, "ssm_out_multiplier": 0.5},
+        **{"key_multiplier": 0.8, "attention_in_multiplier": 1.2, "mlp_multipliers": [0.9, 1.1]},
+    },
+}
+LATENT: dict[str, dict[str, Any]] = {
+    "deepseek_v2": _BASE
+    | _LATENT
+    | {"n_routed_experts": 4, "num_experts_per_tok": 2, "topk_method": "greedy"},
+    "deepseek_v2:groups": _BASE
+    | _LATENT
+    | {
+        **{"n_routed_experts": 4, "num_experts_per_tok": 2, "topk_method": "group_limited_greedy"},
+        **{"n_group": 2, "topk_group": 1, "routed_scaling_factor": 2.0, "q_lora_rank": None},
+    },
+    "deepseek_v3": _BASE | _LATENT | {"n_routed_experts": 4, "num_experts_per_tok": 2},
+}
+_EVERY = TEXT_FAMILIES | HYBRIDS | LATENT
+
 _CLASSES = {
     "qwen2_5_omni_text": ("qwen2_5_omni", "Qwen2_5OmniThinkerTextModel"),
     "qwen3_omni_moe_text": ("qwen3_omni_moe", "Qwen3OmniMoeThinkerTextModel"),
@@ -131,7 +193,7 @@ def text_config(name: str, **changes: Any) -> Any:
     import transformers
 
     kind = text_model_type(name)
-    fields = TEXT_FAMILIES[name] | changes
+    fields = _EVERY[name] | changes
     if kind not in _CLASSES:
         return transformers.AutoConfig.for_model(kind, **fields)
     return _class(kind).config_class(**fields)

@@ -18,8 +18,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sinkscope.errors import SiteError, UnknownFamilyError
+from sinkscope.errors import SiteError
 from sinkscope.glossary import SITES
+from sinkscope.subjects.block_parts import attention_in, first_layer_config, part_of, query_width
 from sinkscope.subjects.expert_sites import EXPERT_SITES, expert_absence, expert_tap
 from sinkscope.subjects.families import families, families_table, register_family
 from sinkscope.subjects.family import Family
@@ -128,8 +129,24 @@ class Anatomy:
         if site in ATTENTION_SITES:
             return bool(self.attention_layers)
         if site in EXPERT_SITES:
-            return not any(expert_absence(site, block) for block in self.blocks)
+            return any(self._has(site, block) for block in self.blocks)
         return self.row.sites is None or site in self.row.sites
+
+    def layers_of(self, site: str) -> tuple[int, ...]:
+        """The layers that are read where nobody names any: those that have a site.
+
+        In hybrids some layers have no attention, and some no experts. Of every other site all
+        layers are named, so that one that lacks it is an error.
+        """
+        chosen = range(self.n_layers)
+        if site in ATTENTION_SITES:
+            chosen = self.attention_layers
+        if site in EXPERT_SITES:
+            chosen = [i for i, block in enumerate(self.blocks) if self._has(site, block)]
+        return tuple(chosen) or tuple(range(self.n_layers))
+
+    def _has(self, site: str, block: nn.Module) -> bool:
+        return not expert_absence(site, block, self.row)
 
     def attention_of(self, site: str, layer: int) -> nn.Module:
         """The module at whose attention a site of ``ATTENTION_SITES`` is read.
@@ -191,9 +208,9 @@ class Anatomy:
         if site in ATTENTION_SITES:
             return "it is read at the attention interface, by a probe"
         if site in EXPERT_SITES:
-            return expert_absence(site, self.blocks[layer])
+            return expert_absence(site, self.blocks[layer], self.row)
         if self.row.sites is not None and site not in self.row.sites:
-            why = f": it {self.row.after}" if self.row.after else ""
+            why = f": it {self.row.also}" if self.row.also else ""
             return f"a {self.family} block has the sites {', '.join(self.row.sites)} only{why}"
         if site == "resid_mid" and self.parallel:
             return f"attention and MLP of {self.family} read the same stream (a parallel block)"
@@ -218,7 +235,7 @@ class Anatomy:
         if site in ("resid_mid", "mlp_act"):
             path = row.resid_mid if site == "resid_mid" else row.down
             put = None if site == "resid_mid" else put_input
-            return Tap(_part(block, path, row), "input", first_input, path in row.flat, put)
+            return Tap(part_of(block, path, row), "input", first_input, path in row.flat, put)
         path = {
             "attn_out": row.attn_out if submodule(block, row.attention) else row.mixer or "",
             "mlp_out": row.mlp_out,
@@ -226,7 +243,7 @@ class Anatomy:
             "mlp_up": row.up or "",
         }[site]
         select, put = self._output(site, block)
-        return Tap(_part(block, path, row), "output", select, path in row.flat, put)
+        return Tap(part_of(block, path, row), "output", select, path in row.flat, put)
 
     def _tap_stream(self, site: str, block: nn.Module) -> Tap:
         """The stream before or after a block; of several, the one that its parts read."""
@@ -264,41 +281,18 @@ def anatomy_of(model: nn.Module) -> Anatomy:
     """
     decoder, row, blocks = find_decoder(model)
     config: Any = decoder.config
-    first: Any = _first_layer_config(config)
+    first: Any = first_layer_config(config)
     heads = int(first.num_attention_heads)
+    attention = tuple(attention_in(block, row) for block in blocks)
     return Anatomy(
         family=row.model_type,
         n_layers=len(blocks),
         n_heads=heads,
         n_kv_heads=int(getattr(first, "num_key_value_heads", None) or heads),
         d_model=int(config.hidden_size),
-        d_head=int(getattr(first, "head_dim", None) or config.hidden_size // heads),
+        d_head=query_width(attention, first) or config.hidden_size // heads,
         decoder=decoder,
         blocks=tuple(blocks),
-        attention=tuple(_attention_of(block, row) for block in blocks),
+        attention=attention,
         row=row,
     )
-
-
-def _first_layer_config(config: Any) -> Any:
-    """The configuration of the first block: its own where blocks may differ, else the model's."""
-    own = getattr(config, "per_layer_config", None)
-    return own[0] if own else config
-
-
-def _attention_of(block: nn.Module, row: Family) -> nn.Module | None:
-    """A block's attention; None where the row's other mixer stands in its place."""
-    instead = row.mixer is not None and submodule(block, row.mixer) is not None
-    if instead and submodule(block, row.attention) is None:
-        return None
-    return _part(block, row.attention, row)
-
-
-def _part(block: nn.Module, path: str, row: Family) -> nn.Module:
-    part = submodule(block, path)
-    if part is None:
-        raise UnknownFamilyError(
-            f"A {row.model_type} block ({type(block).__name__}) has no module {path!r}, which its "
-            f"row of the anatomy table names; describe this model with sinkscope.register_family."
-        )
-    return part

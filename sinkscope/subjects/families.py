@@ -13,7 +13,7 @@ Example:
 
 from sinkscope.errors import UnknownFamilyError
 from sinkscope.subjects.family import Family
-from sinkscope.subjects.family_rows import EXPERT_FAMILIES, ROWS
+from sinkscope.subjects.family_rows import ROWS
 
 __all__ = ["Family", "families", "families_table", "family", "register_family"]
 
@@ -111,12 +111,15 @@ def _markdown(row: Family) -> str:
     residual = f"`{row.parallel}`"
     if isinstance(row.parallel, bool):
         residual = "parallel" if row.parallel else "sequential"
-    residual += f"; then it {row.after}" if row.after else ""
+    residual += f"; it also {row.also}" if row.also else ""
+    residual += f"; some blocks have `{row.mixer}` in place of attention" if row.mixer else ""
     times = f" × `{row.multiplier}`" if row.multiplier else ""
     kind = "ungated" if row.gate is None else "gated, fused" if row.gate == row.up else "gated"
-    experts = row.model_type in EXPERT_FAMILIES
-    mlp = "experts (not seen by hooks)" if experts else f"`{row.down}` ({kind})"
+    fused = row.experts is not None and row.experts.module.startswith(row.mlp_out)
+    mlp = "experts (not seen by hooks)" if fused else f"`{row.down}` ({kind})"
     added = f"`{row.attn_out}`{times} | `{row.mlp_out}`{times}"
     if row.sites is not None:
-        added = "not offered | not offered"
+        names = ("attn_out", row.attn_out), ("mlp_out", row.mlp_out)
+        added = " | ".join(f"`{to}`" if at in row.sites else "not offered" for at, to in names)
+        mlp = mlp if "mlp_act" in row.sites else "not offered"
     return f"| {row.model_type} | {residual} | {added} | {mlp} |"

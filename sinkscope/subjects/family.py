@@ -3,7 +3,36 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["Family"]
+__all__ = ["Experts", "Family"]
+
+
+@dataclass(frozen=True)
+class Experts:
+    """Where a block's mixture of experts is, in the classes of transformers.
+
+    Attributes:
+        router: the module that returns logits, gates and numbers of the chosen experts.
+        module: the module that computes all experts.
+        probabilities: ``"softmax"`` where the router's are that of its logits over all experts,
+            ``"given"`` where it returns them, ``""`` where its scores are none.
+        adds: whether what the experts make together is added as it is.
+        renormalised: whether the chosen gates are scaled to the sum 1, where the router has no
+            ``norm_topk_prob`` that says so.
+        plain: fields of the configuration with the value at which the chosen experts are the most
+            probable ones and their gates are their probabilities, scaled to the sum 1 or not.
+    """
+
+    router: str = "mlp.gate"
+    module: str = "mlp.experts"
+    probabilities: str = "softmax"
+    adds: bool = True
+    renormalised: bool = True
+    plain: Mapping[str, object] = field(default_factory=dict)
+
+    def simple(self, config: object) -> bool:
+        """Whether ``plain`` holds; never where the router gives no probabilities."""
+        holds = all(getattr(config, name, None) == value for name, value in self.plain.items())
+        return self.probabilities == "softmax" and holds
 
 
 @dataclass(frozen=True)
@@ -36,8 +65,9 @@ class Family:
             attention, a convolution, a state space); its output is ``attn_out`` there.
         active: where a block carries several streams on a first axis, the field of the
             configuration that says which one attention and MLP read; that one is the stream here.
-        after: what a block does to the stream once the MLP has added to it, in words; then
-            ``resid_mid + mlp_out`` is not ``resid_post``.
+        also: what a block does to the stream beside what its attention and its MLP add, in words;
+            then its sites do not sum up to ``resid_post``.
+        experts: the mixture of experts that its blocks, or some of them, have; None for none.
     """
 
     model_type: str
@@ -59,4 +89,5 @@ class Family:
     mask: str = ""
     mixer: str | None = None
     active: str | None = None
-    after: str = ""
+    also: str = ""
+    experts: Experts | None = None

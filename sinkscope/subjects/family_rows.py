@@ -2,24 +2,18 @@
 
 from dataclasses import replace
 
-from sinkscope.subjects.family import Family
+from sinkscope.subjects.family import Experts, Family
 
-__all__ = ["EXPERT_FAMILIES", "ROWS"]
+__all__ = ["ROWS"]
 
 _CAUSAL = {"is_causal": True, "is_encoder_decoder": False, "add_cross_attention": False}
 _GEMMA = _CAUSAL | {"use_bidirectional_attention": False}
 
 _LLAMA = Family("llama", requires=_CAUSAL, builtin=True)
-EXPERT_FAMILIES = (
-    *("gpt_oss", "mixtral", "qwen2_moe", "qwen3_moe"),
-    *("qwen3_omni_moe_text", "qwen3_vl_moe_text"),
-)
-"""Families whose MLPs may be experts in fused parameters, whose neurons no hook sees."""
-
+_EXPERTS = ("mixtral", "qwen2_moe", "qwen3_moe", "qwen3_omni_moe_text", "qwen3_vl_moe_text")
 _LIKE_LLAMA = (
     *("mistral", "qwen2", "qwen3", "olmo", "smollm3", "voxtral_realtime_text"),
     *("qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text", "qwen2_5_omni_text"),
-    *EXPERT_FAMILIES,
 )
 _GEMMA2 = replace(
     _LLAMA,
@@ -37,12 +31,66 @@ _GEMMA4 = replace(
     _GEMMA2,
     model_type="gemma4_text",
     requires=_CAUSAL | {"use_bidirectional_attention": (False, "vision")},
-    after="adds per-layer embeddings where it has them, and multiplies the stream by layer_scalar",
+    also="adds per-layer embeddings where it has them, and multiplies the stream by layer_scalar",
+    experts=Experts("router", "experts", probabilities="given", adds=False),
+)
+
+_QWEN_HYBRID = replace(_LLAMA, model_type="qwen3_5_text", mixer="linear_attn")
+_BAMBA = replace(
+    _LLAMA,
+    model_type="bamba",
+    resid_mid="pre_ff_layernorm",
+    mlp_out="feed_forward",
+    gate="feed_forward.gate_proj",
+    up="feed_forward.up_proj",
+    down="feed_forward.down_proj",
+    mixer="mamba",
+)
+_HYBRIDS = (
+    _QWEN_HYBRID,
+    replace(_QWEN_HYBRID, model_type="qwen3_5_moe_text", experts=Experts()),
+    replace(_QWEN_HYBRID, model_type="qwen3_next", experts=Experts()),
+    _BAMBA,
+    replace(
+        _BAMBA,
+        model_type="jamba",
+        experts=Experts("feed_forward.router", "feed_forward.experts", renormalised=False),
+    ),
+    replace(
+        _BAMBA,
+        model_type="lfm2",
+        resid_mid="ffn_norm",
+        gate="feed_forward.w1",
+        up="feed_forward.w3",
+        down="feed_forward.w2",
+        mixer="conv",
+    ),
+    replace(
+        _BAMBA,
+        model_type="falcon_h1",
+        mixer=None,
+        sites=("resid_pre", "resid_mid", "resid_post", "mlp_out"),
+        also="adds what a state space makes beside what attention makes, each with a multiplier",
+    ),
+)
+_LATENT = (
+    replace(
+        _LLAMA,
+        model_type="deepseek_v2",
+        experts=Experts(
+            renormalised=False, plain={"topk_method": "greedy", "routed_scaling_factor": 1.0}
+        ),
+    ),
+    replace(_LLAMA, model_type="deepseek_v3", experts=Experts(probabilities="")),
 )
 
 ROWS = (
     _LLAMA,
+    *_HYBRIDS,
+    *_LATENT,
     *(replace(_LLAMA, model_type=name) for name in _LIKE_LLAMA),
+    *(replace(_LLAMA, model_type=name, experts=Experts()) for name in _EXPERTS),
+    replace(_LLAMA, model_type="gpt_oss", experts=Experts(router="mlp.router")),
     replace(_LLAMA, model_type="gemma", requires=_GEMMA),
     _GEMMA2,
     replace(_GEMMA2, model_type="gemma3_text"),
@@ -51,7 +99,7 @@ ROWS = (
         model_type="gemma3n_text",
         active="altup_active_idx",
         sites=("resid_pre", "resid_post", "mlp_up", "mlp_act"),
-        after="corrects four streams (AltUp) by what attention, laurel and MLP made of one of them",
+        also="corrects four streams (AltUp) by what attention, laurel and MLP made of one of them",
     ),
     _GEMMA4,
     replace(_GEMMA4, model_type="gemma4_unified_text"),

@@ -12,6 +12,7 @@ from torch import nn
 from sinkscope.avsr.evaluating import evaluating
 from sinkscope.subjects.anatomy import Anatomy
 from sinkscope.subjects.expert_sites import expert_settings
+from sinkscope.subjects.fused_experts import describe_fused
 
 __all__ = ["describe_model", "evaluating", "fewest_logits", "model_hash"]
 
@@ -50,6 +51,11 @@ def describe_model(model: nn.Module, anatomy: Anatomy) -> dict[str, Any]:
         "dtype": str(parameter.dtype).removeprefix("torch."),
         "device": ", ".join(sorted({str(weight.device) for weight in model.parameters()})),
         "attention_implementation": anatomy.attn_implementation,
+        "without_attention": {
+            str(layer): type(mixer).__name__
+            for layer in range(anatomy.n_layers)
+            if (mixer := anatomy.mixer(layer)) is not None
+        },
         "causal": anatomy.causal,
         "n_layers": anatomy.n_layers,
         "n_heads": anatomy.n_heads,
@@ -57,6 +63,7 @@ def describe_model(model: nn.Module, anatomy: Anatomy) -> dict[str, Any]:
         "d_model": anatomy.d_model,
         "d_head": anatomy.d_head,
         "mome": None if experts is None else asdict(experts),
+        "experts": describe_fused(anatomy.blocks, anatomy.row, anatomy.config),
         "versions": {name: version(name) for name in ("torch", "transformers", "sinkscope")},
     }
 
