@@ -21,7 +21,7 @@ def test_a_family_passes(case: Case, check: str) -> None:
 def test_a_mutation_fails(case: Case, mutation: str, monkeypatch: pytest.MonkeyPatch) -> None:
     broken, check = MUTATIONS[mutation]
     check(case)
-    with broken(monkeypatch), pytest.raises((AssertionError, SiteError)):
+    with broken(case, monkeypatch), pytest.raises((AssertionError, SiteError)):
         check(case)
 
 

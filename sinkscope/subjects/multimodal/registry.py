@@ -20,7 +20,7 @@ __all__ = [
     "refuse_unlisted",
 ]
 
-_ROWS = ("qwen_omni", "qwen_vl", "llava_onevision", "video_llama_3", "gemma4")
+_ROWS = ("qwen_omni", "qwen_vl", "llava_onevision", "video_llama_3", "gemma4", "gemma3n")
 """Files of ``rows``; each has ``COMPOSITES``."""
 
 _added: dict[str, Composite] = {}
