@@ -1,8 +1,8 @@
 """Which of an encoder's frames a token of the LLM was made of. Depends on layout and numpy.
 
-By item (the n-th sound, picture or film of the forward), by overlap in seconds, and by patch: the
-grid of the encoder is finer than that of the LLM by a whole number. What a layout does not say does
-not part them.
+By item (the n-th sound, picture or film of the forward), by overlap in seconds, by view, and by
+patch: a token joins a whole number of the encoder's rows and columns. What a layout does not say
+does not part them.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,8 @@ from jaxtyping import Bool, Float
 from sinkscope.layout import TokenLayout
 
 __all__ = ["frames_of_tokens"]
+
+_PATCH = ("item", "view", "row", "column")
 
 
 def frames_of_tokens(
@@ -40,8 +42,7 @@ def frames_of_tokens(
         covers = np.tile(layout.mask(segment), (len(places), 1))
         covers &= _same_item(tokens, places, layout, alike=number == sample)
         covers &= _overlap(tokens.seconds[places], layout.seconds)
-        for axis in ("row", "column"):
-            covers &= _same_patch(tokens, places, layout, axis)
+        covers &= _same_patch(tokens, places, layout)
         found.append(covers)
     return found
 
@@ -66,26 +67,52 @@ def _overlap(
 
 
 def _same_patch(
-    tokens: TokenLayout, places: np.ndarray, frames: TokenLayout, axis: str
+    tokens: TokenLayout, places: np.ndarray, frames: TokenLayout
 ) -> Bool[np.ndarray, "token frame"]:
-    """Whether the patch lies in the row (or column) of the token, whose grid is coarser."""
-    one, other = tokens.descriptors.get(axis), frames.descriptors.get(axis)
-    if one is None or other is None:
-        return np.ones((len(places), len(frames)), bool)
-    coarse = _sizes(tokens, axis)[places]
-    fine = _sizes(frames, axis)
-    scaled = np.floor((other[None] + 0.5) * coarse[:, None] / fine[None])
-    return scaled == one[places][:, None]
+    """Whether a patch is of the view, row and column of a token, which joins several of each."""
+    covers = np.ones((len(places), len(frames)), bool)
+    if any("row" not in layout.descriptors for layout in (tokens, frames)):
+        return covers
+    one, other = _patches(tokens)[places], _patches(frames)
+    pictures, finer = _grids(_patches(tokens)), _grids(other)
+    for row, token in zip(covers, one, strict=True):
+        picture = tuple(token[:2])
+        if picture not in pictures or picture not in finer:
+            row[:] = False
+            continue
+        by = _joined(finer[picture], pictures[picture])
+        row[:] = (other[:, :2] == token[:2]).all(1) & (other[:, 2:] // by == token[2:]).all(1)
+    return covers
 
 
-def _sizes(layout: TokenLayout, axis: str) -> Float[np.ndarray, " token"]:
-    """For each token the number of rows (or columns) of its picture."""
-    values = layout.descriptors[axis]
-    items = layout.descriptors.get("item", np.zeros(len(layout)))
-    sizes = np.full(len(layout), np.nan)
-    for segment in dict.fromkeys(layout.segments):
-        for item in np.unique(items[layout.mask(segment)]):
-            same = layout.mask(segment) & (items == item)
-            known = values[same][~np.isnan(values[same])]
-            sizes[same] = known.max() + 1 if len(known) else np.nan
-    return sizes
+def _patches(layout: TokenLayout) -> Float[np.ndarray, "token 4"]:
+    """Picture, view, row and column of each token; rows and columns are NaN where it has none."""
+    named = {name: layout.descriptors.get(name, np.zeros(len(layout))) for name in _PATCH}
+    named["view"] = np.nan_to_num(named["view"], nan=-1.0)
+    return np.stack([named[name] for name in _PATCH], axis=1)
+
+
+def _grids(patches: Float[np.ndarray, "token 4"]) -> dict[tuple[float, ...], np.ndarray]:
+    """Rows and columns of each view of each picture."""
+    known = patches[~np.isnan(patches).any(axis=1)]
+    return {
+        tuple(picture): known[(known[:, :2] == picture).all(1), 2:].max(axis=0) + 1
+        for picture in np.unique(known[:, :2], axis=0)
+    }
+
+
+def _joined(
+    fine: Float[np.ndarray, " axis"], coarse: Float[np.ndarray, " axis"]
+) -> Float[np.ndarray, " axis"]:
+    """How many rows and columns of the encoder one of the LLM joins: as many of both, if it can be.
+
+    Example:
+        >>> _joined(np.array([5.0, 3.0]), np.array([2.0, 1.0])).tolist()
+        [2.0, 2.0]
+    """
+    if not (fine % coarse).any():
+        return fine / coarse
+    for by in range(1, int(fine.max()) + 1):
+        if ((fine // by == coarse) | (np.ceil(fine / by) == coarse)).all():
+            return np.full(2, float(by))
+    return np.maximum(1, np.round(fine / coarse))
