@@ -30,6 +30,7 @@ from sinkscope.probes.stitching import (
 )
 from sinkscope.record import ClipSummary
 from sinkscope.subjects.compiled import refuse_compiled, refuse_compiled_call
+from sinkscope.subjects.encoder_layouts import frame_mask
 from sinkscope.subjects.given import real_tokens
 from sinkscope.subjects.subject import Subject
 
@@ -158,9 +159,8 @@ class Tracker:
         """The streams of an encoder's forward: the layouts say how many frames there are."""
         layouts, clips = self._layouts(given)
         anatomy = self.subject.anatomy
-        attended = frames_attended(
-            layouts, given.get(anatomy.row.mask), attends=bool(anatomy.attention)
-        )
+        masks = bool(anatomy.attention) and not getattr(anatomy, "crosses", False)
+        attended = frames_attended(layouts, frame_mask(anatomy, given), attends=masks)
         return open_streams(layouts, clips, attended, causal=False)
 
     def _layouts(

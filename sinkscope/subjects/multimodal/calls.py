@@ -1,15 +1,45 @@
-"""What a composite is called with, by name, also where ``generate`` calls it."""
+"""What a composite is called with, by name: by its subject, by a caller, or by ``generate``."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from torch import nn
 
-__all__ = ["arguments", "following"]
+from sinkscope.subjects.subject import ModelInputs
+
+__all__ = [
+    "arguments",
+    "following",
+    "fresh_positions",
+    "given_by_subject",
+    "run_by_subject",
+    "takes",
+]
 
 Arguments = dict[str, Any]
+
+_DELTAS = "rope_deltas"
+
+_running: ContextVar[tuple[nn.Module, ModelInputs] | None] = ContextVar("_running", default=None)
+
+
+@contextmanager
+def run_by_subject(module: nn.Module, inputs: ModelInputs) -> Iterator[None]:
+    """While open, forwards of a composite are those of its subject, which knows their layouts."""
+    before = _running.set((module, inputs))
+    try:
+        yield
+    finally:
+        _running.reset(before)
+
+
+def given_by_subject(module: nn.Module) -> ModelInputs | None:
+    """What its subject runs a composite on; None where someone else calls it."""
+    running = _running.get()
+    return running[1] if running is not None and running[0] is module else None
 
 
 def arguments(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
@@ -17,6 +47,11 @@ def arguments(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any
     names = list(inspect.signature(module.forward).parameters)
     given = dict(zip(names, args, strict=False)) | dict(kwargs)
     return {name: value for name, value in given.items() if value is not None}
+
+
+def takes(module: nn.Module, name: str) -> bool:
+    """Whether a module's forward names an argument."""
+    return name in inspect.signature(module.forward).parameters
 
 
 @contextmanager
@@ -54,3 +89,20 @@ def following(module: Any) -> Iterator[Callable[[Arguments], Arguments]]:
         vars(module).pop("generate", None)
         if before is not None:
             vars(module)["generate"] = before
+
+
+@contextmanager
+def fresh_positions(model: nn.Module) -> Iterator[None]:
+    """Run as if nothing had run before, and leave nothing behind.
+
+    Models with M-RoPE keep how far a prompt's positions lag behind its tokens (``rope_deltas``) and
+    apply it to the next embeddings that come without ids, of whatever prompt.
+    """
+    kept = [(module, module.rope_deltas) for module in model.modules() if hasattr(module, _DELTAS)]
+    try:
+        for module, _ in kept:
+            setattr(module, _DELTAS, None)
+        yield
+    finally:
+        for module, deltas in kept:
+            setattr(module, _DELTAS, deltas)

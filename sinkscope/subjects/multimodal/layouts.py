@@ -11,7 +11,7 @@ from sinkscope.errors import InputError
 from sinkscope.glossary import BOS
 from sinkscope.layout import TokenLayout
 from sinkscope.subjects.given import real_tokens
-from sinkscope.subjects.layouts import pad_layout
+from sinkscope.subjects.layouts import fit_layouts, pad_layout
 from sinkscope.subjects.multimodal.table import Composite, Given, Stream, StreamTokens
 from sinkscope.subjects.multimodal.turns import segments_of_turns
 from sinkscope.subjects.tokens import label_tokens
@@ -21,7 +21,7 @@ __all__ = ["DESCRIPTORS", "LETTERS", "layouts_of", "token_id"]
 LETTERS = {"audio": "a", "image": "i", "video": "v", "audiovisual": "av"}
 """What the labels of a stream's tokens begin with."""
 
-DESCRIPTORS = ("row", "column", "item")
+DESCRIPTORS = ("row", "column", "item", "view")
 
 Ids = Int[np.ndarray, "sample token"]
 Row = Int[np.ndarray, " token"]
@@ -42,6 +42,8 @@ def layouts_of(
     """
     ids: Ids = given.inputs["input_ids"].detach().cpu().numpy()
     real = real_tokens(given.inputs["input_ids"], given.inputs.get("attention_mask"))
+    if composite.layout is not None:
+        return fit_layouts(composite.layout(given), real)
     found = {
         name: _placed(name, stream, ids, real, given) for name, stream in composite.streams.items()
     }
@@ -110,7 +112,9 @@ def _layout(
     for name, (places, tokens) in placed.items():
         seconds[places] = tokens.seconds
         for descriptor in DESCRIPTORS:
-            columns[descriptor][places] = getattr(tokens, descriptor)
+            values = getattr(tokens, descriptor)
+            if values is not None:
+                columns[descriptor][places] = values
         for count, place in enumerate(places.tolist()):
             segments[place], labels[place] = name, f"{LETTERS[name]}{count}"
     known = {name: values for name, values in columns.items() if not np.isnan(values).all()}
