@@ -34,7 +34,7 @@ FIGURES: dict[str, Draw] = {
     "sinks_over_time": plots.sinks_over_time,
 }
 MEANS = {"attention_map", "segment_flow", "sink_mechanics", "sink_rate", "sinks_over_time"}
-OF_TABLES = ("birth", "effects", "input_controls", "neurons")
+OF_TABLES = ("birth", "effects", "input_controls", "neurons", "sink_ancestry")
 """Figures of what was computed from several records; tested where that is."""
 OF_PAIRS = (
     "attention_changes",

@@ -26,9 +26,9 @@ def generate(model, inputs: dict, **options) -> torch.Tensor:
     return model.generate(**inputs, **settings)
 
 
-def check_stitched(model, inputs: dict, **options) -> None:
+def check_stitched(model, inputs: dict, reducers: list = EVERYTHING, **options) -> None:
     """Each generated sample equals one forward over it alone, segments and all."""
-    with ss.probe(model, EVERYTHING) as probe:
+    with ss.probe(model, reducers) as probe:
         made = generate(model, inputs, **options)
     fed = made[:, :-1]  # the last token that is generated never enters the model
     for sample in range(len(fed)):
@@ -39,7 +39,7 @@ def check_stitched(model, inputs: dict, **options) -> None:
         ids = fed[sample, start : start + len(layout)]
         assert layout.labels == tuple(str(int(token)) for token in ids)
         assert prompt + start == inputs["input_ids"].shape[1]
-        whole = ss.record(model, input_ids=ids, layout=layout, reducers=EVERYTHING)
+        whole = ss.record(model, input_ids=ids, layout=layout, reducers=reducers)
         check_same(stitched, whole)
 
 

@@ -19,6 +19,7 @@ MAP_REDUCERS = [
     ss.SegmentAttention(),
     ss.RowEntropy(),
     ss.ArgmaxShare(),
+    ss.LearnedSink(),
     ss.PatternBins(512),
     ss.PatternBins(5),
     ss.PatternBins(1),

@@ -23,11 +23,11 @@ def table() -> dict:
     return dict(ALL_ATTENTION_FUNCTIONS), dict(ALL_ATTENTION_FUNCTIONS._local_mapping)
 
 
-def check_bit_equal(model, inputs: dict) -> None:
+def check_bit_equal(model, inputs: dict, reducers: tuple | list = EVERYTHING) -> None:
     hooks, functions = hooks_of(model), table()
     with torch.no_grad():
         plain = model(**inputs).logits
-        with ss.probe(model, EVERYTHING) as probe:
+        with ss.probe(model, reducers) as probe:
             watched = model(**inputs).logits
         after = model(**inputs).logits
     assert torch.equal(watched, plain)

@@ -17,8 +17,8 @@ from sinkscope.subjects.anatomy import (
     anatomy_of,
     families,
     families_table,
-    register_family,
 )
+from sinkscope.subjects.registering import register_family
 from tests.families import (
     CONFIGURATIONS,
     FAMILIES,
@@ -30,6 +30,7 @@ from tests.families import (
     model_type,
     tiny,
 )
+from tests.text_families import HYBRIDS, LATENT, TEXT_FAMILIES, text_model_type
 
 SAMPLES = 3
 EXPERTS = {"gpt_oss", "mixtral", "qwen2_moe", "qwen3_moe"}
@@ -372,6 +373,7 @@ def test_register_family() -> None:
 def test_families_table_lists_every_row() -> None:
     lines = families_table().splitlines()
     tested = {model_type(name) for name in CONFIGURATIONS}
+    tested |= {text_model_type(name) for name in (*TEXT_FAMILIES, *HYBRIDS, *LATENT)}
     assert [line.split("|")[1].strip() for line in lines[2:]] == sorted(tested)
     assert tested <= set(families()), "what a row promises is tested here"
     for name, parallel in (("cohere", True), ("llama", False)):

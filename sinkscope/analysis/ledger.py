@@ -143,7 +143,8 @@ def experts_beside(trace: Record) -> str:
     """
     if f"picked_{_EXPERTS}" not in trace:
         return ""
-    said = (trace.provenance.get("mome") or {}).get("placement")
+    experts = trace.provenance.get("mome") or trace.provenance.get("experts") or {}
+    said = experts.get("placement")
     if said not in ("attention", "mlp", "layer"):
         raise SiteError(
             "trace_origin: this trace does not say what its experts are beside "

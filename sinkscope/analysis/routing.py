@@ -86,12 +86,13 @@ def token_mask(record: Record, segment: str, length: int) -> Bool[np.ndarray, "s
 
 
 def _settings(record: Record, router: xr.DataArray) -> Mapping[str, Any]:
-    settings = record.provenance.get("mome")
+    settings = record.provenance.get("mome") or record.provenance.get("experts")
     experts = router.sizes["expert"]
     top_k = settings.get("top_k") if isinstance(settings, Mapping) else None
     if not isinstance(top_k, int) or not 1 <= top_k <= experts:
         raise InputError(
             f"The record holds a router of {experts} experts, but its provenance does not say how "
-            f"many of them a token gets (mome.top_k is {top_k!r}); record the model again."
+            f"many of them a token gets (top_k is {top_k!r}): it is from an older version, or its "
+            "model does not simply choose the most probable; keep the site expert_gates."
         )
     return settings  # pyright: ignore[reportReturnType]

@@ -8,6 +8,7 @@ import pandas as pd
 
 from sinkscope.analysis.comparison import Comparison
 from sinkscope.analysis.control_words import control_sentences
+from sinkscope.analysis.words_ancestry import ANCESTRY_WRITERS
 from sinkscope.analysis.words_cause import CAUSE_WRITERS
 from sinkscope.analysis.words_comparison import comparison_sentences, effect_sentences
 from sinkscope.analysis.words_experts import EXPERT_WRITERS
@@ -182,7 +183,9 @@ def _bos(said: dict[Any, Any]) -> str:
     if all(present):
         return "BOS is present."
     if not any(present):
-        return "There is no BOS."
+        named = sorted(set(map(repr, said.get("reference", ()))))
+        which = f", {named[0]}" if len(named) == 1 else ""
+        return f"There is no BOS; cosines are to the reference token{which}."
     return f"BOS is present in {sum(present)} of {_count(len(present), 'sample')}."
 
 
@@ -221,6 +224,7 @@ _WRITERS: dict[str, Callable[[pd.DataFrame], str]] = {
     "low_meaning": _low_meaning,
     **FEATURE_WRITERS,
     **CAUSE_WRITERS,
+    **ANCESTRY_WRITERS,
     **EXPERT_WRITERS,
     **RATE_WRITERS,
     "sink_mechanics": _mechanics,

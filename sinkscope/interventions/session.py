@@ -21,6 +21,7 @@ from sinkscope.probes.attention import editing
 from sinkscope.probes.stitching import Part, Stream, at
 from sinkscope.probes.tracking import Step, Tracker
 from sinkscope.subjects.expert_sites import expert_settings
+from sinkscope.subjects.fused_experts import routed_count
 from sinkscope.subjects.subject import Subject
 
 __all__ = ["AnyEdit", "Session"]
@@ -215,8 +216,11 @@ class Session:
 
     def _routed(self) -> int:
         """How many routed experts a mixture has; the sites were looked for before."""
-        settings = expert_settings(self.subject.anatomy.blocks)
-        return settings.routed if settings else 0
+        anatomy = self.subject.anatomy
+        settings = expert_settings(anatomy.blocks)
+        if settings is not None:
+            return settings.routed
+        return max(routed_count(block, anatomy.row) for block in anatomy.blocks)
 
     def _heads(self, edit: Edit) -> list[int]:
         heads = listed(edit.heads)

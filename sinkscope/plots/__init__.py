@@ -25,6 +25,7 @@ from sinkscope.plots.magnitudes_3d import magnitudes_3d as magnitudes_3d
 from sinkscope.plots.neurons import neurons as neurons
 from sinkscope.plots.rate_similarity import rate_similarity as rate_similarity
 from sinkscope.plots.segment_flow import segment_flow as segment_flow
+from sinkscope.plots.sink_ancestry import sink_ancestry as sink_ancestry
 from sinkscope.plots.sink_changes import sink_changes as sink_changes
 from sinkscope.plots.sink_mechanics import sink_mechanics as sink_mechanics
 from sinkscope.plots.sink_rate import sink_rate as sink_rate
@@ -50,6 +51,7 @@ __all__ = [
     "neurons",
     "rate_similarity",
     "segment_flow",
+    "sink_ancestry",
     "sink_changes",
     "sink_mechanics",
     "sink_rate",

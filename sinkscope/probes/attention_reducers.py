@@ -14,11 +14,11 @@ from sinkscope.glossary import SEGMENTS
 from sinkscope.probes.reducer import Cat, Reducer, Rule, State, Sum, extended
 from sinkscope.probes.values import Rows
 
-__all__ = ["ArgmaxShare", "RowEntropy", "SegmentAttention"]
+__all__ = ["ArgmaxShare", "MapReducer", "RowEntropy", "SegmentAttention"]
 
 
 @dataclass(frozen=True)
-class _MapReducer(Reducer):
+class MapReducer(Reducer):
     """A reducer of attention maps: its site is ``pattern``."""
 
     site: str = field(default="pattern", kw_only=True)
@@ -30,7 +30,7 @@ class _MapReducer(Reducer):
 
 
 @dataclass(frozen=True)
-class SegmentAttention(_MapReducer):
+class SegmentAttention(MapReducer):
     """Attention that each key receives from the queries of each segment, summed, and their number.
 
     One state serves the key attention α of Gu et al. (arXiv 2410.10781; the sum over segments, over
@@ -70,7 +70,7 @@ class SegmentAttention(_MapReducer):
 
 
 @dataclass(frozen=True)
-class RowEntropy(_MapReducer):
+class RowEntropy(MapReducer):
     """Entropy of each row of the map, in nats: ``-Σ A log A`` over the keys.
 
     Where learned sinks take a share of a row, that share is left out of the sum.
@@ -97,7 +97,7 @@ class RowEntropy(_MapReducer):
 
 
 @dataclass(frozen=True)
-class ArgmaxShare(_MapReducer):
+class ArgmaxShare(MapReducer):
     """How many queries attend most to each key (Kaul et al., arXiv 2410.17174).
 
     Divide by the number of tokens for the share.

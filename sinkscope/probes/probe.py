@@ -22,6 +22,7 @@ from sinkscope.errors import InputError, SinkscopeError, SiteError
 from sinkscope.layout import TokenLayout
 from sinkscope.probes.assemble import assemble, refuse_doubles
 from sinkscope.probes.keep import Keep
+from sinkscope.probes.learned_sinks import LearnedSink, has_learned_sinks
 from sinkscope.probes.reducer import Reducer
 from sinkscope.probes.reducers import DEFAULT
 from sinkscope.probes.session import Session, layers_of
@@ -103,11 +104,14 @@ def default_reducers(subject: Subject) -> tuple[Reducer, ...]:
     """The statistics of a default record: of ``DEFAULT``, those whose site the subject has.
 
     A decoder has all of them; a convolutional encoder has no attention. A model with mixtures of
-    experts adds the probabilities of its routers, a number for each token and expert.
+    experts adds the probabilities of its routers, a number for each token and expert; one with
+    learned sinks what they take, a number for each query and head.
     """
     anatomy = subject.anatomy
     routers = (Keep("router"),) if anatomy.reads("router") else ()
-    return (*(reducer for reducer in DEFAULT if anatomy.reads(reducer.site)), *routers)
+    learned = (LearnedSink(),) if has_learned_sinks(anatomy) else ()
+    general = (reducer for reducer in DEFAULT if anatomy.reads(reducer.site))
+    return (*general, *routers, *learned)
 
 
 def probe(subject: Any, reducers: Iterable[Reducer | str] | None = None) -> Probe:
@@ -175,10 +179,12 @@ def record(
             than allowed.
     """
     subject = load(subject)
-    statistics = default_reducers(subject) if reducers is None else reducers
+    statistics: Iterable[Any] = default_reducers(subject) if reducers is None else reducers
+    if layers is not None and reducers is None:
+        statistics = [one for one in statistics if _reads_some(one, subject, layers)]
     chosen = [*statistics, *(Keep(item) if isinstance(item, str) else item for item in keep)]
     if layers is not None:
-        chosen = [_within(reducer, layers) for reducer in chosen]
+        chosen = [_within(reducer, layers, subject) for reducer in chosen]
     chosen = [one for place, one in enumerate(chosen) if one not in chosen[:place]]
     given = {
         "input_ids": input_ids,
@@ -192,10 +198,24 @@ def record(
     return recording.record
 
 
-def _within(reducer: Reducer, layers: Sequence[int]) -> Reducer:
-    """The reducer, on those of its layers that are among ``layers``."""
+def _reads_some(reducer: Reducer, subject: Subject, layers: Sequence[int]) -> bool:
+    """Whether some of the layers have the reducer's site, as in hybrids not all do.
+
+    Layers that do not exist count as if they had it, so that they are refused as ever.
+    """
+    having = subject.anatomy.layers_of(reducer.site)
+    return any(i in having or not 0 <= i < subject.anatomy.n_layers for i in layers)
+
+
+def _within(reducer: Reducer, layers: Sequence[int], subject: Subject) -> Reducer:
+    """The reducer, on those of its layers that are among ``layers``.
+
+    Raises:
+        SiteError: it names layers, and none of them is.
+    """
     if reducer.layers is None:
-        return replace(reducer, layers=tuple(layers))
+        having = tuple(i for i in layers if i in subject.anatomy.layers_of(reducer.site))
+        return replace(reducer, layers=having or tuple(layers))
     both = tuple(layer for layer in reducer.layers if layer in layers)
     if not both:
         raise SiteError(

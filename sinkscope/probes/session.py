@@ -120,14 +120,14 @@ class Session:
 
 
 def layers_of(reducer: Reducer, subject: Subject) -> tuple[int, ...]:
-    """The layers of a subject that a reducer reads.
+    """The layers of a subject that a reducer reads; by default those that have its site.
 
     Raises:
         SiteError: if the subject lacks one.
     """
     count = subject.anatomy.n_layers
     if reducer.layers is None:
-        return tuple(range(count))
+        return subject.anatomy.layers_of(reducer.site)
     for layer in reducer.layers:
         if not 0 <= layer < count:
             raise SiteError(

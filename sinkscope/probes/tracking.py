@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from sinkscope.errors import InputError
 from sinkscope.layout import TokenLayout
 from sinkscope.probes.caches import Caches, length_of
+from sinkscope.probes.offsets import key_offsets, refuse_skipping
 from sinkscope.probes.stitching import (
     Ends,
     Part,
@@ -104,6 +105,7 @@ class Tracker:
         cache = given.get("past_key_values")
         held = length_of(cache)
         samples, positions = tokens.shape[:2]
+        refuse_skipping(self.subject.anatomy, given, positions)
         if held:
             streams = self._caches.streams(cache, length=held, samples=samples)
             self._continue(streams, given, positions)
@@ -141,7 +143,7 @@ class Tracker:
         grows: bool,
     ) -> Step:
         parts = [stream.part(i, positions) for i, stream in enumerate(streams)]
-        offsets = self._offsets(cache, positions)
+        offsets = key_offsets(self.subject.anatomy, cache, positions)
         return Step(given, streams, parts, offsets, positions, grows)
 
     def _open(
@@ -180,15 +182,6 @@ class Tracker:
             if rows is not None:
                 labels = self.subject.label_tokens([rows[i][place] for place in chosen])
             streams[i].grow(labels, real)
-
-    def _offsets(self, cache: Any, positions: int) -> list[int]:
-        """For each layer, the place in the padded sequence of its first key column."""
-        if cache is None:
-            return [0] * self.subject.anatomy.n_layers
-        return [
-            int(cache.get_mask_sizes(positions, getattr(module, "layer_idx", layer))[1])
-            for layer, module in enumerate(self.subject.anatomy.attention)
-        ]
 
     def _makes_cache(self, given: Mapping[str, Any]) -> bool:
         asked = given.get("use_cache")

@@ -18,10 +18,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sinkscope.errors import SiteError, UnknownFamilyError
+from sinkscope.errors import SiteError
 from sinkscope.glossary import SITES
+from sinkscope.subjects.block_parts import attention_in, first_layer_config, part_of, query_width
 from sinkscope.subjects.expert_sites import EXPERT_SITES, expert_absence, expert_tap
-from sinkscope.subjects.families import Family, families, families_table, register_family
+from sinkscope.subjects.families import families, families_table
+from sinkscope.subjects.family import Family
 from sinkscope.subjects.finding import find_decoder, submodule
 from sinkscope.subjects.taps import (
     Tap,
@@ -29,10 +31,12 @@ from sinkscope.subjects.taps import (
     first_output,
     half_of_output,
     multiplied_output,
+    one_stream,
     put_half,
     put_input,
     put_multiplied,
     put_output,
+    put_stream,
 )
 
 __all__ = [
@@ -43,7 +47,6 @@ __all__ = [
     "anatomy_of",
     "families",
     "families_table",
-    "register_family",
 ]
 
 ATTENTION_SITES = ("q", "k", "v", "z", "pattern")
@@ -61,15 +64,15 @@ class Anatomy:
         family: ``config.model_type`` of the decoder.
         n_layers: number of blocks.
         n_heads: query heads.
-        n_kv_heads: key-value heads.
+        n_kv_heads: key-value heads; of the first block where blocks differ (Gemma 4).
         d_model: features of the residual stream.
-        d_head: features of a head.
+        d_head: features of a head's queries; likewise.
         decoder: the module whose forward receives ``input_ids`` or ``inputs_embeds``,
             ``attention_mask``, ``position_ids`` and ``past_key_values``; of an encoder, the module
             that runs the blocks.
         blocks: the blocks in order.
-        attention: for each block, the module that is handed to the attention interface; none where
-            the blocks have no attention.
+        attention: for each block, the module that is handed to the attention interface, or None
+            where another mixer stands in its place; empty where no block has attention.
         row: the family's row of the table.
     """
 
@@ -81,7 +84,7 @@ class Anatomy:
     d_head: int
     decoder: nn.Module
     blocks: tuple[nn.Module, ...]
-    attention: tuple[nn.Module, ...]
+    attention: tuple[nn.Module | None, ...]
     row: Family
 
     @property
@@ -95,13 +98,25 @@ class Anatomy:
 
         "none" where the blocks have no attention.
         """
-        if not self.attention:
+        first = next((module for module in self.attention if module is not None), None)
+        if first is None:
             return "none"
-        own = getattr(self.attention[0], "implementation", None)
+        own = getattr(first, "implementation", None)
         if own is not None:
             return str(own)
-        config: Any = getattr(self.attention[0], "config", None) or self.config
+        config: Any = getattr(first, "config", None) or self.config
         return config._attn_implementation or "eager"
+
+    @property
+    def attention_layers(self) -> tuple[int, ...]:
+        """The layers that have attention: all of them but in hybrids."""
+        return tuple(i for i, module in enumerate(self.attention) if module is not None)
+
+    def mixer(self, layer: int) -> nn.Module | None:
+        """What stands in the place of attention in a layer that has none; None where it has."""
+        if not self.attention or self.attention[layer] is not None or self.row.mixer is None:
+            return None
+        return submodule(self.blocks[layer], self.row.mixer)
 
     @property
     def causal(self) -> bool:
@@ -111,18 +126,34 @@ class Anatomy:
     def reads(self, site: str) -> bool:
         """Whether the model's blocks have a site at all; `tap` says what a layer lacks."""
         if site in ATTENTION_SITES:
-            return bool(self.attention)
+            return bool(self.attention_layers)
         if site in EXPERT_SITES:
-            return not any(expert_absence(site, block) for block in self.blocks)
+            return any(self._has(site, block) for block in self.blocks)
         if site == "cross_out":
             return bool(self.row.cross_out)
         return self.row.sites is None or site in self.row.sites
+
+    def layers_of(self, site: str) -> tuple[int, ...]:
+        """The layers that are read where nobody names any: those that have a site.
+
+        In hybrids some layers have no attention, and some no experts. Of every other site all
+        layers are named, so that one that lacks it is an error.
+        """
+        chosen = range(self.n_layers)
+        if site in ATTENTION_SITES:
+            chosen = self.attention_layers
+        if site in EXPERT_SITES:
+            chosen = [i for i, block in enumerate(self.blocks) if self._has(site, block)]
+        return tuple(chosen) or tuple(range(self.n_layers))
+
+    def _has(self, site: str, block: nn.Module) -> bool:
+        return not expert_absence(site, block, self.row)
 
     def attention_of(self, site: str, layer: int) -> nn.Module:
         """The module at whose attention a site of ``ATTENTION_SITES`` is read.
 
         Raises:
-            SiteError: if the blocks have no attention.
+            SiteError: if the blocks, or this one, have no attention.
         """
         why = getattr(self.row, "maps_why", "")
         if not self.attention and why:
@@ -135,7 +166,14 @@ class Anatomy:
                 f"A {self.family} block has no attention, so there is no {site!r}; its sites are "
                 f"{', '.join(self.sites())}."
             )
-        return self.attention[layer]
+        found = self.attention[layer]
+        if found is None:
+            raise SiteError(
+                f"Layer {layer} of this {self.family} has no attention but "
+                f"{type(self.mixer(layer)).__name__}, so there is no {site!r}; the layers with "
+                f"attention are {', '.join(map(str, self.attention_layers)) or 'none'}."
+            )
+        return found
 
     @property
     def parallel(self) -> bool:
@@ -177,9 +215,10 @@ class Anatomy:
         if site in ATTENTION_SITES:
             return "it is read at the attention interface, by a probe"
         if site in EXPERT_SITES:
-            return expert_absence(site, self.blocks[layer])
+            return expert_absence(site, self.blocks[layer], self.row)
         if self.row.sites is not None and site not in self.row.sites:
-            return f"a {self.family} block has the sites {', '.join(self.row.sites)} only"
+            why = f": it {self.row.also}" if self.row.also else ""
+            return f"a {self.family} block has the sites {', '.join(self.row.sites)} only{why}"
         if site == "cross_out" and not self.row.cross_out:
             return f"{self.family} has no cross-attention"
         if site == "resid_mid" and self.parallel:
@@ -200,23 +239,35 @@ class Anatomy:
         row = self.row
         if site in EXPERT_SITES:
             return expert_tap(site, block, row)
-        if site == "resid_pre":
-            return Tap(block, "input", first_input, "" in row.flat, put_input)
-        if site == "resid_post":
-            return Tap(block, "output", first_output, "" in row.flat, put_output)
+        if site in ("resid_pre", "resid_post"):
+            return self._tap_stream(site, block)
         if site in ("resid_mid", "mlp_act"):
             path = row.resid_mid if site == "resid_mid" else row.down
             put = None if site == "resid_mid" else put_input
-            return Tap(_part(block, path, row), "input", first_input, path in row.flat, put)
+            return Tap(part_of(block, path, row), "input", first_input, path in row.flat, put)
         path = {
-            "attn_out": row.attn_out,
+            "attn_out": row.attn_out if submodule(block, row.attention) else row.mixer or "",
             "cross_out": row.cross_out,
             "mlp_out": row.mlp_out,
             "mlp_gate": row.gate or "",
             "mlp_up": row.up or "",
         }[site]
         select, put = self._output(site, block)
-        return Tap(_part(block, path, row), "output", select, path in row.flat, put)
+        return Tap(part_of(block, path, row), "output", select, path in row.flat, put)
+
+    def _tap_stream(self, site: str, block: nn.Module) -> Tap:
+        """The stream before or after a block; of several, the one that its parts read."""
+        where = "input" if site == "resid_pre" else "output"
+        select, put = (first_input, put_input) if where == "input" else (first_output, put_output)
+        if self.row.active is None:
+            return Tap(block, where, select, "" in self.row.flat, put)
+        index = int(getattr(self.config, self.row.active))
+        return Tap(
+            block,
+            where,
+            partial(one_stream, select=select, index=index),
+            put=partial(put_stream, select=select, put=put, index=index),
+        )
 
     def _output(
         self, site: str, block: nn.Module
@@ -240,26 +291,18 @@ def anatomy_of(model: nn.Module) -> Anatomy:
     """
     decoder, row, blocks = find_decoder(model)
     config: Any = decoder.config
-    heads = int(config.num_attention_heads)
+    first: Any = first_layer_config(config)
+    heads = int(first.num_attention_heads)
+    attention = tuple(attention_in(block, row) for block in blocks)
     return Anatomy(
         family=row.model_type,
         n_layers=len(blocks),
         n_heads=heads,
-        n_kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),
+        n_kv_heads=int(getattr(first, "num_key_value_heads", None) or heads),
         d_model=int(config.hidden_size),
-        d_head=int(getattr(config, "head_dim", None) or config.hidden_size // heads),
+        d_head=query_width(attention, first) or config.hidden_size // heads,
         decoder=decoder,
         blocks=tuple(blocks),
-        attention=tuple(_part(block, row.attention, row) for block in blocks),
+        attention=attention,
         row=row,
     )
-
-
-def _part(block: nn.Module, path: str, row: Family) -> nn.Module:
-    part = submodule(block, path)
-    if part is None:
-        raise UnknownFamilyError(
-            f"A {row.model_type} block ({type(block).__name__}) has no module {path!r}, which its "
-            f"row of the anatomy table names; describe this model with sinkscope.register_family."
-        )
-    return part

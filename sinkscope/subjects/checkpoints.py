@@ -23,6 +23,7 @@ _TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json"),
     *("spiece.model", "tekken.json"),
 )
+_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Options:
     device: str | torch.device | None = None
     dtype: str | torch.dtype | None = None
     tokenizer: Any | None = None
+    processor: Any | None = None
     revision: str | None = None
     device_map: Any | None = None
 
@@ -64,7 +66,11 @@ def _open_avsr(folder: Path, name: str, options: Options) -> Subject:
     from sinkscope.avsr.model import LlamaAvsr
     from sinkscope.subjects.avsr import avsr_subject
 
-    unused = [n for n in ("tokenizer", "revision", "device_map") if getattr(options, n) is not None]
+    unused = [
+        n
+        for n in ("tokenizer", "processor", "revision", "device_map")
+        if getattr(options, n) is not None
+    ]
     if unused:
         raise InputError(f"load: an audio-visual LLM of this package takes no {', '.join(unused)}.")
     model = LlamaAvsr.from_pretrained(folder, dtype=None)
@@ -88,28 +94,56 @@ def _cast(model: nn.Module, dtype: torch.dtype, *, aside: str = "\0") -> None:
 
 
 def _open_huggingface(source: str, name: str, options: Options) -> Subject:
-    from transformers import AutoConfig
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     from sinkscope.subjects.huggingface import huggingface_subject
+    from sinkscope.subjects.multimodal.registry import composite_config
 
     config = _attempt(
         source, "config", lambda: AutoConfig.from_pretrained(source, revision=options.revision)
     )
-    family(config.get_text_config(decoder=True).model_type)  # refuses before weights are fetched
-    model = _weights(source, options)
-    model = model if options.device is None else model.to(options.device)
+    composite = composite_config(config)
+    if composite is None:
+        family(config.get_text_config(decoder=True).model_type)  # refuses before weights come
+    else:
+        family(composite.get_text_config(decoder=True).model_type)
+        return _open_multimodal(source, name, composite, options)
+    model = _placed(_weights(source, options, AutoModelForCausalLM), options)
     tokenizer = options.tokenizer or _tokenizer(source, options.revision)
     return huggingface_subject(model.eval(), tokenizer=tokenizer, name=name)
 
 
-def _weights(source: str, options: Options) -> Any:
-    from transformers import AutoModelForCausalLM
+def _open_multimodal(source: str, name: str, config: Any, options: Options) -> Subject:
+    from transformers import AutoProcessor
 
+    from sinkscope.subjects.multimodal.registry import class_of
+    from sinkscope.subjects.multimodal.subject import multimodal_subject
+
+    model = _placed(_weights(source, options, class_of(config)), options)
+    processor = options.processor
+    if processor is None and not _lacks(source, _PROCESSOR_FILES):
+        processor = _attempt(
+            source,
+            "processor",
+            lambda: AutoProcessor.from_pretrained(source, revision=options.revision),
+        )
+    tokenizer = options.tokenizer
+    if tokenizer is None and processor is None:
+        tokenizer = _tokenizer(source, options.revision)
+    return multimodal_subject(model.eval(), processor=processor, tokenizer=tokenizer, name=name)
+
+
+def _placed(model: Any, options: Options) -> Any:
+    """The model on the device that was asked for; where a device map put it, otherwise."""
+    return model if options.device is None else model.to(options.device)
+
+
+def _weights(source: str, options: Options, kind: Any) -> Any:
     _refuse_pickles(source)
     model, report = _attempt(
         source,
         "weights",
-        lambda: AutoModelForCausalLM.from_pretrained(
+        lambda: kind.from_pretrained(
             source,
             dtype=options.dtype or "auto",
             revision=options.revision,
@@ -132,12 +166,17 @@ def _tokenizer(source: str, revision: str | None) -> Any | None:
     """The stored tokenizer, or None for a folder that has none."""
     from transformers import AutoTokenizer
 
-    folder = Path(source)
-    if folder.is_dir() and not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+    if _lacks(source, _TOKENIZER_FILES):
         return None
     return _attempt(
         source, "tokenizer", lambda: AutoTokenizer.from_pretrained(source, revision=revision)
     )
+
+
+def _lacks(source: str, names: tuple[str, ...]) -> bool:
+    """Whether a local folder has none of these files."""
+    folder = Path(source)
+    return folder.is_dir() and not any((folder / name).is_file() for name in names)
 
 
 def _attempt(source: str, what: str, read: Callable[[], Any]) -> Any:

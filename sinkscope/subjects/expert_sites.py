@@ -1,4 +1,7 @@
-"""Sites of a mixture of experts (MoME) beside a block: router, gates, and what it adds.
+"""Sites of mixtures of experts: router, gates, and what they add.
+
+Of a mixture (MoME) beside a block they are read here; of the mixtures of transformers that are a
+block's MLP, in `fused_experts`. Where a block has both, the one beside it is read.
 
 A mixture adds to the output of the part that it is parallel to. So what ``attn_out`` or
 ``mlp_out`` reads is the sum, with what the experts add; beside a whole layer neither holds it, and
@@ -11,7 +14,8 @@ from torch import Tensor, nn
 
 from sinkscope.avsr.mome import Mome, MomeSettings, Routing
 from sinkscope.errors import InputError
-from sinkscope.subjects.families import Family
+from sinkscope.subjects.family import Family
+from sinkscope.subjects.fused_experts import fused_absence, fused_tap
 from sinkscope.subjects.taps import Tap, first_output, put_output
 
 __all__ = [
@@ -53,11 +57,11 @@ def adding_hooks(module: nn.Module) -> list[int]:
     return [number for number, hook in hooks if isinstance(getattr(hook, "__self__", None), Mome)]
 
 
-def expert_absence(site: str, block: nn.Module) -> str:
+def expert_absence(site: str, block: nn.Module, row: Family) -> str:
     """Why a block has no such site; "" where it has."""
     mixture = mixture_of(block)
     if mixture is None:
-        return "the block has no mixture of experts (MoME) beside it"
+        return fused_absence(site, block, row)
     if site != "expert_out" and not mixture.settings.routed:
         return "all experts of the mixture are shared, so it has no router"
     return ""
@@ -65,6 +69,8 @@ def expert_absence(site: str, block: nn.Module) -> str:
 
 def expert_tap(site: str, block: nn.Module, row: Family) -> Tap:
     """Where to read a site of a block's mixture, which must be there."""
+    if mixture_of(block) is None:
+        return fused_tap(site, block, row)
     mixture = block.get_submodule("mome")
     settings: MomeSettings = mixture.settings  # pyright: ignore[reportAssignmentType]
     flat = settings.placement == "mlp" and row.down in row.flat

@@ -10,7 +10,8 @@ from typing import Any
 from torch import nn
 
 from sinkscope.errors import UnknownFamilyError
-from sinkscope.subjects.families import Family, families, family
+from sinkscope.subjects.families import families, family
+from sinkscope.subjects.family import Family
 
 __all__ = ["find_decoder", "submodule"]
 
@@ -96,10 +97,11 @@ def _refuse_unlike(decoder: nn.Module, row: Family, blocks: nn.ModuleList) -> No
     config: Any = decoder.config
     for name, right in row.requires.items():
         found = getattr(config, name, None)
-        if found is not None and found != right:
+        allowed = right if isinstance(right, tuple) else (right,)
+        if found is not None and found not in allowed:
             raise UnknownFamilyError(
                 f"This {row.model_type} has {name}={found!r}, which changes a formula; the anatomy "
-                f"table is right for {name}={right!r} only."
+                f"table is right for {name}={' or '.join(map(repr, allowed))} only."
             )
     code = type(blocks[0]).forward.__module__
     if row.builtin and not code.startswith("transformers.models."):

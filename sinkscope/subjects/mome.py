@@ -3,8 +3,9 @@
 from torch import nn
 
 from sinkscope.avsr.mome import MomeSettings, Places, attach_experts
+from sinkscope.errors import InputError
 from sinkscope.subjects.anatomy import anatomy_of
-from sinkscope.subjects.families import Family
+from sinkscope.subjects.family import Family
 
 __all__ = ["attach_mome"]
 
@@ -24,7 +25,7 @@ def attach_mome(llm: nn.Module, settings: MomeSettings | None = None) -> nn.Modu
 
     Raises:
         UnknownFamilyError: the family is not known.
-        InputError: it has mixtures already.
+        InputError: it has mixtures already, or its blocks are no plain sums of two parts.
 
     Example:
         >>> from transformers import LlamaConfig, LlamaForCausalLM
@@ -35,6 +36,11 @@ def attach_mome(llm: nn.Module, settings: MomeSettings | None = None) -> nn.Modu
     """
     settings = settings or MomeSettings()
     anatomy = anatomy_of(llm)
+    if anatomy.row.also or anatomy.row.mixer:
+        raise InputError(
+            f"attach_mome: a {anatomy.family} block is more than attention and MLP added one after "
+            "the other, so it is not known where experts could stand beside them; take another LLM."
+        )
     places = _places(anatomy.row, settings.placement, parallel=anatomy.parallel)
     times = getattr(anatomy.blocks[0], anatomy.row.multiplier) if anatomy.row.multiplier else 1
     if settings.placement == "layer":

@@ -12,6 +12,7 @@ from torch import nn
 from sinkscope.avsr.evaluating import evaluating
 from sinkscope.subjects.anatomy import Anatomy
 from sinkscope.subjects.expert_sites import expert_settings
+from sinkscope.subjects.fused_experts import describe_fused
 
 __all__ = ["describe_model", "evaluating", "fewest_logits", "model_hash"]
 
@@ -19,15 +20,25 @@ HASHED = 16_384
 """Numbers of each weight that enter the hash, evenly spaced."""
 
 
-def fewest_logits(model: nn.Module) -> dict[str, int]:
+def fewest_logits(model: nn.Module) -> dict[str, int | torch.Tensor]:
     """What makes a model compute the logits of the last token only; nothing where it cannot.
 
-    The logits of 4,096 tokens over a vocabulary of 256,000 words would take 4 GB.
+    The logits of 4,096 tokens over a vocabulary of 256,000 words would take 4 GB. Some decoders
+    (Gemma 4) take a number as leave to run their later blocks on those tokens only; a list of
+    places, which they do not, leaves every block whole.
     """
     unwrap = getattr(model, "get_base_model", None)
     base = unwrap() if unwrap else model
-    takes = "logits_to_keep" in inspect.signature(type(base).forward).parameters
-    return {"logits_to_keep": 1} if takes else {}
+    if not _takes(type(base), "logits_to_keep"):
+        return {}
+    inner = {type(module) for module in base.modules()} - {type(base)}
+    skips = any(_takes(kind, "logits_to_keep") for kind in inner)
+    return {"logits_to_keep": torch.tensor([-1]) if skips else 1}
+
+
+def _takes(kind: type[nn.Module], argument: str) -> bool:
+    """Whether the forward of a class of modules has an argument of that name."""
+    return argument in inspect.signature(kind.forward).parameters
 
 
 def describe_model(model: nn.Module, anatomy: Anatomy) -> dict[str, Any]:
@@ -40,6 +51,11 @@ def describe_model(model: nn.Module, anatomy: Anatomy) -> dict[str, Any]:
         "dtype": str(parameter.dtype).removeprefix("torch."),
         "device": ", ".join(sorted({str(weight.device) for weight in model.parameters()})),
         "attention_implementation": anatomy.attn_implementation,
+        "without_attention": {
+            str(layer): type(mixer).__name__
+            for layer in range(anatomy.n_layers)
+            if (mixer := anatomy.mixer(layer)) is not None
+        },
         "causal": anatomy.causal,
         "n_layers": anatomy.n_layers,
         "n_heads": anatomy.n_heads,
@@ -47,6 +63,7 @@ def describe_model(model: nn.Module, anatomy: Anatomy) -> dict[str, Any]:
         "d_model": anatomy.d_model,
         "d_head": anatomy.d_head,
         "mome": None if experts is None else asdict(experts),
+        "experts": describe_fused(anatomy.blocks, anatomy.row, anatomy.config),
         "versions": {name: version(name) for name in ("torch", "transformers", "sinkscope")},
     }
 

@@ -165,7 +165,7 @@ def load(
         )
     from sinkscope.subjects.checkpoints import Options, open_checkpoint
 
-    return open_checkpoint(what, Options(device, dtype, tokenizer, revision, device_map))
+    return open_checkpoint(what, Options(device, dtype, tokenizer, processor, revision, device_map))
 
 
 def _of_module(module: Any, tokenizer: Any | None, processor: Any | None) -> Subject:
@@ -187,7 +187,7 @@ def _of_module(module: Any, tokenizer: Any | None, processor: Any | None) -> Sub
 
         _refuse_options("an encoder", {"tokenizer": tokenizer})
         return encoder_subject(module, processor=processor)
-    from sinkscope.subjects.multimodal.registry import find_composite
+    from sinkscope.subjects.multimodal.registry import find_composite, refuse_unlisted
 
     if find_composite(module) is not None:
         from sinkscope.subjects.multimodal.subject import multimodal_subject
@@ -195,6 +195,7 @@ def _of_module(module: Any, tokenizer: Any | None, processor: Any | None) -> Sub
         return multimodal_subject(module, processor=processor, tokenizer=tokenizer)
     from sinkscope.subjects.huggingface import huggingface_subject
 
+    refuse_unlisted(module)
     _refuse_options("a model that reads text alone", {"processor": processor})
     return huggingface_subject(module, tokenizer=tokenizer)
 

@@ -22,10 +22,12 @@ __all__ = [
     "first_output",
     "half_of_output",
     "multiplied_output",
+    "one_stream",
     "put_half",
     "put_input",
     "put_multiplied",
     "put_output",
+    "put_stream",
 ]
 
 
@@ -92,6 +94,25 @@ def half_of_output(value: Any, *, half: int) -> Tensor:
 def multiplied_output(value: Any, *, by: float) -> Tensor:
     """The states that a module returns, times the family's residual multiplier."""
     return first_output(value) * by
+
+
+def one_stream(value: Any, *, select: Callable[[Any], Tensor], index: int) -> Tensor:
+    """One of the streams that a block carries side by side on a first axis."""
+    return select(value)[index]
+
+
+def put_stream(
+    value: Any,
+    tensor: Tensor,
+    *,
+    select: Callable[[Any], Tensor],
+    put: Callable[[Any, Tensor], Any],
+    index: int,
+) -> Any:
+    """What the hook must return so that one of the streams is ``tensor``."""
+    streams = list(select(value).unbind(0))
+    streams[index] = tensor
+    return put(value, torch.stack(streams))
 
 
 def put_input(value: tuple[tuple[Any, ...], dict[str, Any]], tensor: Tensor) -> Any:

@@ -22,7 +22,7 @@ from sinkscope.subjects.anatomy import Anatomy
 from sinkscope.subjects.clip_layouts import summarise
 from sinkscope.subjects.cross_attention import CrossSubject, cross_subject
 from sinkscope.subjects.encoders import EncoderSubject, encoder_subject
-from sinkscope.subjects.families import Family
+from sinkscope.subjects.family import Family
 from sinkscope.subjects.fronts import WhisperFront
 from sinkscope.subjects.given import check_ids, check_mask, real_tokens
 from sinkscope.subjects.layouts import fit_layouts, pad_layout

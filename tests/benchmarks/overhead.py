@@ -105,14 +105,14 @@ def _print_times(tokens: int, rounds: int, *, peers: bool) -> None:
     floor = np.array(seconds["plain forward"])
     for name, taken in seconds.items():
         ratios = np.array(taken) / floor[: len(taken)]
-        cells = "".join(_cell(column) for column in ratios.T)
+        cells = "".join(cell(column) for column in ratios.T)
         asked = ASKED.get((name, tokens))
         note = f"  asked: <= {asked:.2f}" if asked else ""
         print(f"  {name:42s}{cells}{note}", flush=True)
     print("  a plain forward took {:.2f} s, {:.2f} s of the processor".format(*np.median(floor, 0)))
 
 
-def _cell(ratios: np.ndarray) -> str:
+def cell(ratios: np.ndarray) -> str:
     low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
     return f"   {middle:5.2f} ({low:.2f} to {high:.2f})"
 
@@ -152,19 +152,19 @@ def _peak_above_model(name: str, tokens: int) -> float:
     ids = torch.randint(0, 1000, (1, tokens), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         run(model, ids[:, :16])
-        before = _reset_peak()
+        before = reset_peak()
         run(model, ids)
-    return (_peak() - before) / MIB
+    return (peak() - before) / MIB
 
 
-def _reset_peak() -> int:
+def reset_peak() -> int:
     """Make the system forget the peak so far; what is resident now, bytes."""
     with open("/proc/self/clear_refs", "w") as file:  # noqa: PTH123
         file.write("5")
     return _status("VmRSS")
 
 
-def _peak() -> int:
+def peak() -> int:
     return _status("VmHWM")
 
 

@@ -11,7 +11,7 @@ from sinkscope.errors import InputError
 from sinkscope.glossary import BOS
 from sinkscope.layout import TokenLayout
 from sinkscope.subjects.given import real_tokens
-from sinkscope.subjects.layouts import pad_layout
+from sinkscope.subjects.layouts import fit_layouts, pad_layout
 from sinkscope.subjects.multimodal.table import Composite, Given, Stream, StreamTokens
 from sinkscope.subjects.multimodal.turns import segments_of_turns
 from sinkscope.subjects.tokens import label_tokens
@@ -42,6 +42,8 @@ def layouts_of(
     """
     ids: Ids = given.inputs["input_ids"].detach().cpu().numpy()
     real = real_tokens(given.inputs["input_ids"], given.inputs.get("attention_mask"))
+    if composite.layout is not None:
+        return fit_layouts(composite.layout(given), real)
     found = {
         name: _placed(name, stream, ids, real, given) for name, stream in composite.streams.items()
     }

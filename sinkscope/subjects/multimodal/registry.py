@@ -10,7 +10,15 @@ from torch import nn
 from sinkscope.errors import UnknownFamilyError
 from sinkscope.subjects.multimodal.table import Composite
 
-__all__ = ["add_composite", "composite_of", "composites", "find_composite"]
+__all__ = [
+    "add_composite",
+    "class_of",
+    "composite_config",
+    "composite_of",
+    "composites",
+    "find_composite",
+    "refuse_unlisted",
+]
 
 _ROWS = ("qwen_omni",)
 """Files of ``rows``; each has ``COMPOSITES``."""
@@ -49,6 +57,53 @@ def find_composite(model: nn.Module) -> nn.Module | None:
     A wrapper of PEFT, which shows its base model's configuration, is passed through.
     """
     return next(_composites_in(model), None)
+
+
+def composite_config(config: Any) -> Any | None:
+    """The configuration of a composite of the table, at the top or one level down; else None."""
+    table = composites()
+    parts = [getattr(config, name, None) for name in getattr(config, "sub_configs", None) or ()]
+    return next(
+        (one for one in (config, *parts) if getattr(one, "model_type", None) in table), None
+    )
+
+
+def class_of(config: Any) -> Any:
+    """The class of transformers whose forward takes what a composite's row names.
+
+    Raises:
+        UnknownFamilyError: if transformers has none for this configuration.
+    """
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
+
+    listed = MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES.get(config.model_type)
+    stem = type(config).__name__.removesuffix("Config")
+    for name in (listed, f"{stem}ForConditionalGeneration", *(config.architectures or ())):
+        if isinstance(name, str) and hasattr(transformers, name):
+            return getattr(transformers, name)
+    raise UnknownFamilyError(
+        f"transformers has no class that runs a {config.model_type!r} on its own; load the model "
+        "yourself and hand it over."
+    )
+
+
+def refuse_unlisted(model: nn.Module) -> None:
+    """Refuse a multimodal model that no row describes, before its LLM is taken for the whole.
+
+    Raises:
+        UnknownFamilyError: if the outermost configuration holds that of a text model and more.
+    """
+    owner = next((module for module in model.modules() if "config" in vars(module)), None)
+    config: Any = vars(owner)["config"] if owner is not None else None
+    parts = set(getattr(config, "sub_configs", None) or ())
+    if "text_config" in parts and len(parts) > 1:
+        raise UnknownFamilyError(
+            f"{type(owner).__name__} ({config.model_type!r}) is a multimodal model that no row "
+            f"describes (there are {', '.join(composites())}), so what its tokens are is not "
+            "known; hand over its language model alone, or describe it with "
+            "sinkscope.register_family(..., layout=...)."
+        )
 
 
 def _composites_in(model: nn.Module) -> Iterator[nn.Module]:

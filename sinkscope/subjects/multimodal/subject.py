@@ -4,9 +4,8 @@ The layout follows from the ids that the composite's forward receives, so it is 
 own calls and of ``generate`` too.
 """
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +19,14 @@ from sinkscope.subjects.clip_layouts import summarise
 from sinkscope.subjects.given import real_tokens
 from sinkscope.subjects.huggingface import HuggingFaceSubject
 from sinkscope.subjects.layouts import fit_layouts
-from sinkscope.subjects.multimodal.calls import arguments, following
+from sinkscope.subjects.multimodal.calls import (
+    announced,
+    arguments,
+    following,
+    fresh_positions,
+    is_announced,
+    takes,
+)
 from sinkscope.subjects.multimodal.conversation import conversation, described
 from sinkscope.subjects.multimodal.layouts import layouts_of
 from sinkscope.subjects.multimodal.parts import PartSubject, part_of
@@ -144,8 +150,10 @@ class MultimodalSubject:
 
     def forward(self, inputs: ModelInputs, *, logits: bool = True) -> Any:
         """Run the model in evaluation mode without gradients; its training flags are restored."""
-        options = {"use_cache": False} | ({} if logits else fewest_logits(self.model))
-        with evaluating(self.model):
+        options = {"use_cache": False} if takes(self.module, "use_cache") else {}
+        options |= {} if logits else fewest_logits(self.model)
+        known = announced(self.module) if inputs.layouts else nullcontext()
+        with evaluating(self.model), fresh_positions(self.model), known:
             return self.model(**inputs.kwargs, **options)
 
     @contextmanager
@@ -154,6 +162,8 @@ class MultimodalSubject:
         with following(self.module) as following_inputs:
 
             def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                if is_announced(module):
+                    return
                 inputs = following_inputs(arguments(module, args, kwargs))
                 if "input_ids" in inputs:
                     given = Given(inputs, self.module.config, self.processor)
@@ -206,8 +216,7 @@ class MultimodalSubject:
         elif clip is not None:
             layouts = tuple(described(one, clip) for one in layouts)
         clips = (None,) * len(layouts) if clip is None else (summarise(clip),)
-        takes = inspect.signature(self.module.forward).parameters
-        kwargs = {name: value for name, value in inputs.items() if name in takes}
+        kwargs = {name: value for name, value in inputs.items() if takes(self.module, name)}
         return ModelInputs(kwargs, layouts, clips, "as given")
 
     def _moved(self, value: Any) -> Any:
@@ -219,7 +228,11 @@ class MultimodalSubject:
 
 
 def multimodal_subject(
-    model: nn.Module, *, processor: Any | None = None, tokenizer: Any | None = None
+    model: nn.Module,
+    *,
+    processor: Any | None = None,
+    tokenizer: Any | None = None,
+    name: str | None = None,
 ) -> MultimodalSubject:
     """A subject of a loaded multimodal model.
 
@@ -228,6 +241,7 @@ def multimodal_subject(
             Qwen's Omni models with a talker, the thinker is studied).
         processor: its processor; without it only what a processor made can be given.
         tokenizer: in place of the processor's own.
+        name: what tables and figures call it; where it was loaded from by default.
 
     Raises:
         UnknownFamilyError: if the family of the composite or of its LLM is not in the table.
@@ -239,8 +253,8 @@ def multimodal_subject(
         raise InputError(f"{type(model).__name__} holds no multimodal model.")
     anatomy = anatomy_of(module)
     path = getattr(config, "_name_or_path", "")
-    name = path or f"{composite.title} ({type(module).__name__})"
+    called = name or path or f"{composite.title} ({type(module).__name__})"
     runs = model if hasattr(model, "peft_config") else module
     tokenizer = tokenizer or getattr(processor, "tokenizer", None)
-    text = HuggingFaceSubject(name, runs, anatomy, tokenizer)
-    return MultimodalSubject(name, runs, composite, module, text, processor)
+    text = HuggingFaceSubject(called, runs, anatomy, tokenizer)
+    return MultimodalSubject(called, runs, composite, module, text, processor)

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from sinkscope.layout import TokenLayout
+
 __all__ = ["CHATML", "Composite", "Given", "Stream", "StreamTokens", "Turns"]
 
 
@@ -178,6 +180,8 @@ class Composite:
         delimiters: tokens of the vocabulary, or fields of the configuration that hold an id, that
             open and close what the encoders made.
         notes: what is not supported, in words, for `sinkscope models`.
+        layout: in place of streams, turns and delimiters, of a registered family: from what is
+            known of a forward to one layout a sample, of all positions or of the real ones.
     """
 
     model_type: str
@@ -186,3 +190,4 @@ class Composite:
     turns: Turns = field(default_factory=Turns)
     delimiters: tuple[str, ...] = ()
     notes: str = ""
+    layout: Callable[[Given], Sequence[TokenLayout]] | None = None

@@ -1,0 +1,138 @@
+"""Multimodal subjects: what may be given, what is refused, folders, and registered families."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import sinkscope as ss
+from sinkscope.errors import InputError, UnknownFamilyError
+from sinkscope.subjects.multimodal.subject import MultimodalSubject
+from sinkscope.subjects.multimodal.table import CHATML, Turns
+from sinkscope.subjects.multimodal.turns import segments_of_turns
+from tests.adapters.qwen_omni import inputs, thinker
+
+
+@pytest.fixture(scope="module")
+def subject() -> MultimodalSubject:
+    found = ss.load(thinker())
+    assert isinstance(found, MultimodalSubject)
+    return found
+
+
+def test_a_folder_is_loaded_with_the_class_of_its_family(tmp_path: Path) -> None:
+    thinker().save_pretrained(tmp_path)
+    subject = ss.load(tmp_path)
+    assert isinstance(subject, MultimodalSubject)
+    assert subject.name == tmp_path.name
+    own, other = ss.record(subject, inputs()), ss.record(thinker(), inputs())
+    assert np.array_equal(own["entropy"], other["entropy"], equal_nan=True)
+
+
+def test_a_family_without_a_row_is_refused_by_name() -> None:
+    from transformers import LlavaConfig, LlavaForConditionalGeneration
+
+    size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    text = {"model_type": "llama", "num_attention_heads": 2, "vocab_size": 40_000, **size}
+    vision = {"model_type": "clip_vision_model", "num_attention_heads": 2, "image_size": 8, **size}
+    config = LlavaConfig(text_config=text, vision_config=vision | {"patch_size": 4})
+    model = LlavaForConditionalGeneration(config)
+    with pytest.raises(UnknownFamilyError, match=r"'llava'.*no row describes"):
+        ss.load(model)
+    assert ss.load(model.model.language_model).anatomy.family == "llama"
+
+
+def test_text_ids_and_embeddings_go_to_the_same_model(subject: MultimodalSubject) -> None:
+    subject.module.model.rope_deltas = None
+    ids = torch.tensor([[5, 6, 7, 8]])
+    record = ss.record(subject, input_ids=ids)
+    assert record.layouts[0].segments == ("text",) * 4
+    embeds = subject.module.get_input_embeddings()(ids)
+    layout = ss.TokenLayout.of(["audio"] * 2 + ["text"] * 2, list("abcd"))
+    given = ss.record(subject, inputs_embeds=embeds, layout=layout)
+    assert given.layouts[0].labels == ("a", "b", "c", "d")
+    assert np.allclose(given["norm"], record["norm"], rtol=1e-5)
+    assert subject.module.model.rope_deltas is None
+    with torch.no_grad():
+        thinker()(**inputs())  # leaves how far its positions lag behind
+    again = ss.record(subject, inputs_embeds=embeds, layout=layout)
+    assert np.array_equal(again["norm"], given["norm"])
+    assert subject.module.model.rope_deltas is not None
+
+
+def test_a_layout_of_ones_own_goes_before_that_of_the_ids(subject: MultimodalSubject) -> None:
+    names = ("input_ids", "attention_mask", "input_features", "feature_attention_mask")
+    one = {name: inputs()[name][1:] for name in names}
+    length = int(one["attention_mask"].sum())
+    own = ss.TokenLayout.of(["text"] * length, ["x"] * length)
+    assert ss.record(subject, one, layout=own).layouts[0].labels == ("x",) * length
+
+
+def test_what_is_refused(subject: MultimodalSubject) -> None:
+    given = inputs()
+    with pytest.raises(InputError, match="holds no tensor input_ids"):
+        ss.record(subject, {"input_features": given["input_features"]})
+    without = {name: value for name, value in given.items() if name != "input_features"}
+    with pytest.raises(InputError, match=r"placeholders of audio .* input_features is missing"):
+        ss.record(subject, without)
+    fewer = given | {"feature_attention_mask": given["feature_attention_mask"].clone()}
+    fewer["feature_attention_mask"][0, 30:] = 0
+    with pytest.raises(InputError, match=r"placeholders of audio .* makes \d+ tokens"):
+        ss.record(subject, fewer)
+    with pytest.raises(InputError, match="within the mapping"):
+        ss.record(subject, given, attention_mask=given["attention_mask"])
+    with pytest.raises(InputError, match="has no processor"):
+        ss.record(subject, ss.read_clip(ss.bundled_clips()[0]))
+    with pytest.raises(InputError, match="reads no stream 'smell'"):
+        subject.with_options(streams=["smell"])
+    with pytest.raises(InputError, match="reads text alone"):
+        ss.load(thinker().model.language_model, processor=object())
+
+
+def test_turns_say_who_speaks() -> None:
+    chat = [
+        "<|im_start|>",
+        "system",
+        "\n",
+        "Be",
+        "short",
+        ".",
+        "<|im_end|>",
+        "\n",
+        "<|im_start|>",
+        "user",
+        "\n",
+        "Hi",
+        "<|im_end|>",
+    ]
+    found = segments_of_turns(chat, CHATML)
+    assert found[:3] == ["delimiter"] * 3
+    assert found[3:6] == ["system"] * 3
+    assert found[6:11] == ["delimiter"] * 5
+    assert found[11:] == ["instruction", "delimiter"]
+    direct = Turns(direct={"[INST]": "user", "[/INST]": "assistant"}, ends=("</s>",))
+    assert segments_of_turns(["[INST]", "Hi", "[/INST]", "Ho", "</s>", "x"], direct) == [
+        "delimiter",
+        "instruction",
+        "delimiter",
+        "response",
+        "delimiter",
+        "text",
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft's own
+def test_peft_is_seen_through() -> None:
+    from peft import LoraConfig, get_peft_model
+
+    from tests.adapters import qwen_omni
+
+    base = qwen_omni.thinker.__wrapped__()
+    model = get_peft_model(base, LoraConfig(target_modules=["q_proj"])).eval()
+    subject: Any = ss.load(model)
+    assert subject.model is model
+    with ss.probe(subject) as probe, torch.no_grad():
+        model(**inputs())
+    assert "audio" in probe.record.layouts[0].segments
