@@ -87,7 +87,10 @@ class CrossAnatomy(Anatomy):
                 f"{site!r} of cross-attention belongs to tokens or to frames, not to both; its "
                 "only site is pattern: read the decoder's own sites, or the encoder's."
             )
-        return self.attention[layer]
+        found = self.attention[layer]
+        if found is None:
+            raise SiteError(f"Layer {layer} has no cross-attention.")
+        return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ Example:
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -49,12 +49,15 @@ class ModelInputs:
         clips: what is known of each sample's clip.
         prepend_bos: whether the samples begin with BOS, or ``"as given"`` where the caller made
             the tokens.
+        known: what else is known of the input, which the model does not take (when the frames of a
+            film were sampled).
     """
 
     kwargs: dict[str, Any]
     layouts: tuple[TokenLayout, ...]
     clips: tuple[ClipSummary | None, ...]
     prepend_bos: bool | Literal["as given"]
+    known: Mapping[str, Any] = field(default_factory=dict)
 
 
 @runtime_checkable

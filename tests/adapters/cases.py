@@ -1,6 +1,20 @@
 """Every case of the adapter suite."""
 
-from tests.adapters import qwen_omni
+from importlib import import_module
+
 from tests.adapters.suite import Case
 
-CASES: tuple[Case, ...] = (*qwen_omni.CASES,)
+_FILES = (
+    "gemma",
+    "granite_speech",
+    "llava_onevision",
+    "phi4_multimodal",
+    "qwen_audio",
+    "qwen_omni",
+    "qwen_vl",
+    "video_llama_3",
+    "windowed_sound",
+)
+CASES: tuple[Case, ...] = tuple(
+    case for name in _FILES for case in import_module(f"tests.adapters.{name}").CASES
+)

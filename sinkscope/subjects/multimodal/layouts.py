@@ -21,7 +21,7 @@ __all__ = ["DESCRIPTORS", "LETTERS", "layouts_of", "token_id"]
 LETTERS = {"audio": "a", "image": "i", "video": "v", "audiovisual": "av"}
 """What the labels of a stream's tokens begin with."""
 
-DESCRIPTORS = ("row", "column", "item")
+DESCRIPTORS = ("row", "column", "item", "view")
 
 Ids = Int[np.ndarray, "sample token"]
 Row = Int[np.ndarray, " token"]
@@ -112,7 +112,9 @@ def _layout(
     for name, (places, tokens) in placed.items():
         seconds[places] = tokens.seconds
         for descriptor in DESCRIPTORS:
-            columns[descriptor][places] = getattr(tokens, descriptor)
+            values = getattr(tokens, descriptor)
+            if values is not None:
+                columns[descriptor][places] = values
         for count, place in enumerate(places.tolist()):
             segments[place], labels[place] = name, f"{LETTERS[name]}{count}"
     known = {name: values for name, values in columns.items() if not np.isnan(values).all()}

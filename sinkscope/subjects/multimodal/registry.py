@@ -20,7 +20,15 @@ __all__ = [
     "refuse_unlisted",
 ]
 
-_ROWS = ("qwen_omni",)
+_ROWS = (
+    "granite_speech",
+    "llava_onevision",
+    "phi4_multimodal",
+    "qwen_audio",
+    "qwen_omni",
+    "qwen_vl",
+    "windowed_sound",
+)
 """Files of ``rows``; each has ``COMPOSITES``."""
 
 _added: dict[str, Composite] = {}

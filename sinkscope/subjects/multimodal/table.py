@@ -52,12 +52,15 @@ class StreamTokens:
         row: row of the patch in its picture, from the top; NaN where there is none.
         column: column of the patch, from the left.
         item: which sound, picture or film it belongs to, counted from 0.
+        view: which view of its picture, where the model sees it as a whole and once more in
+            detail: rows and columns are those of the view. None where there is one.
     """
 
     seconds: Float[np.ndarray, "token 2"]
     row: Float[np.ndarray, " token"]
     column: Float[np.ndarray, " token"]
     item: Int[np.ndarray, " token"]
+    view: Float[np.ndarray, " token"] | None = None
 
     def __len__(self) -> int:
         return len(self.item)
@@ -85,7 +88,7 @@ class StreamTokens:
     def of_grids(
         cls,
         grids: Sequence[tuple[int, int, int]],
-        times: Sequence[Float[np.ndarray, "frame 2"]] | None = None,
+        times: Sequence[Float[np.ndarray, "_ 2"]] | None = None,
     ) -> "StreamTokens":
         """Pictures or films whose tokens run frame by frame, row by row, from left to right.
 
@@ -111,17 +114,21 @@ class StreamTokens:
     @classmethod
     def joined(cls, parts: Sequence["StreamTokens"]) -> "StreamTokens":
         """Several one after another; their items keep their numbers."""
+        views = [np.full(len(part), np.nan) if part.view is None else part.view for part in parts]
+        several = any(part.view is not None for part in parts)
         return cls(
             np.concatenate([np.zeros((0, 2)), *(part.seconds for part in parts)]),
             np.concatenate([np.zeros(0), *(part.row for part in parts)]),
             np.concatenate([np.zeros(0), *(part.column for part in parts)]),
             np.concatenate([np.zeros(0, np.int64), *(part.item for part in parts)]),
+            np.concatenate(views) if several else None,
         )
 
     def take(self, places: Int[np.ndarray, " place"]) -> "StreamTokens":
         """The tokens at these places, in that order."""
+        view = None if self.view is None else self.view[places]
         return StreamTokens(
-            self.seconds[places], self.row[places], self.column[places], self.item[places]
+            self.seconds[places], self.row[places], self.column[places], self.item[places], view
         )
 
 
@@ -153,15 +160,19 @@ class Turns:
 
     Attributes:
         named: tokens after which the speaker's name follows, up to ``until``.
-        until: the text with which the name ends.
+        until: the characters with one of which the name ends.
+        closed: tokens with which it ends too.
         direct: tokens that begin a turn by themselves, with the speaker's name.
         ends: tokens that end a turn.
+        late: tokens that begin the answer anew: what looked like its beginning was asked for.
     """
 
     named: tuple[str, ...] = ()
     until: str = "\n"
+    closed: tuple[str, ...] = ()
     direct: Mapping[str, str] = field(default_factory=dict)
     ends: tuple[str, ...] = ()
+    late: tuple[str, ...] = ()
 
 
 CHATML = Turns(named=("<|im_start|>",), ends=("<|im_end|>",))
@@ -179,6 +190,9 @@ class Composite:
         turns: how its chat template marks who speaks.
         delimiters: tokens of the vocabulary, or fields of the configuration that hold an id, that
             open and close what the encoders made.
+        film: what its processor is told with a film besides, so that it samples frames as the
+            family's own tools do.
+        audio_in_video: whether it can lay the sound of a film between the film's frames.
         notes: what is not supported, in words, for `sinkscope models`.
         layout: in place of streams, turns and delimiters, of a registered family: from what is
             known of a forward to one layout a sample, of all positions or of the real ones.
@@ -189,5 +203,7 @@ class Composite:
     streams: Mapping[str, Stream]
     turns: Turns = field(default_factory=Turns)
     delimiters: tuple[str, ...] = ()
+    film: Mapping[str, Any] = field(default_factory=dict)
+    audio_in_video: bool = False
     notes: str = ""
     layout: Callable[[Given], Sequence[TokenLayout]] | None = None
