@@ -70,8 +70,6 @@ class Family:
         also: what a block does to the stream beside what its attention and its MLP add, in words;
             then its sites do not sum up to ``resid_post``.
         experts: the mixture of experts that its blocks, or some of them, have; None for none.
-        cross_out: the module whose output cross-attention adds to the residual stream, before
-            ``resid_mid``; "" where there is none.
     """
 
     model_type: str
@@ -96,4 +94,3 @@ class Family:
     active: str | None = None
     also: str = ""
     experts: Experts | None = None
-    cross_out: str = ""
