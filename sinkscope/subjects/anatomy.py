@@ -155,9 +155,9 @@ class Anatomy:
             SiteError: if the blocks, or this one, have no attention.
         """
         if not self.attention:
-            why = getattr(self.row, "maps_why", "") or f"A {self.family} block has no attention"
+            why = getattr(self.row, "maps_why", "") or f"a {self.family} block has no attention"
             raise SiteError(
-                f"{why}, so there is no {site!r}; its sites are {', '.join(self.sites())}."
+                f"{why[0].upper()}{why[1:]}, so there is no {site!r}; its sites are {', '.join(self.sites())}."
             )
         found = self.attention[layer]
         if found is None:

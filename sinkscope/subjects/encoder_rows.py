@@ -123,7 +123,7 @@ _CONFORMER = replace(
     sites=("resid_pre", "attn_out", "resid_post"),
     also="has two half-steps of its MLP and a convolution",
     maps=False,
-    maps_why="Its attention adds terms of position inside, without transformers' interface",
+    maps_why="its attention adds terms of position inside, without transformers' interface",
 )
 _CONVOLUTIONAL = replace(_WHISPER, blocks="blocks", sites=("resid_pre", "resid_post"), maps=False)
 
