@@ -121,6 +121,7 @@ _VIDEO_LLAMA = replace(
 _CONFORMER = replace(
     _WHISPER,
     sites=("resid_pre", "attn_out", "resid_post"),
+    also="has two half-steps of its MLP and a convolution",
     maps=False,
     maps_why="its attention adds terms of position inside, without transformers' interface",
 )
@@ -175,7 +176,7 @@ _TRANSFORMERS: dict[str, dict[str, EncoderRow]] = {
     "video_llama_3": {"VideoLlama3VisionModel": _VIDEO_LLAMA},
     "granite_speech": {
         "GraniteSpeechCTCEncoder": replace(
-            _CONFORMER, model_type="granite_speech_encoder", attn_out="attn"
+            _CONFORMER, model_type="granite_speech_encoder", attention="attn", attn_out="attn"
         )
     },
     "phi4_multimodal": {
@@ -193,6 +194,7 @@ _TRANSFORMERS: dict[str, dict[str, EncoderRow]] = {
             _CONFORMER,
             model_type="gemma3n_audio",
             blocks="conformer",
+            attention="attention",
             attn_out="attention.post_norm",
             mask="audio_mel_mask",
             layout="subsampled",
