@@ -115,6 +115,8 @@ def test_what_the_talker_says_is_not_recorded() -> None:
             thinker_max_new_tokens=3,
             thinker_min_new_tokens=3,
             talker_max_new_tokens=3,
+            talker_min_new_tokens=3,
+            talker_do_sample=False,
             talker_eos_token_id=[13],
         )
     assert wave.numel() > 0
