@@ -1,5 +1,7 @@
 """Packed sequences: one call of attention for each chunk; the whole map is block-diagonal."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -117,6 +119,54 @@ def test_keys_and_values_stand_where_their_tokens_do() -> None:
     states = linear(block.self_attn_layer_norm, record["resid_pre"][0, 0].values)
     made = linear(block.self_attn.v_proj, states).reshape(len(states), 4, 8).transpose(1, 0, 2)
     assert closes(made, record["v"][0, 0].values)
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_omni_audio", "qwen2_5_vl_vision"])
+def test_a_flash_function_that_is_told_the_chunks_gives_the_same(name: str) -> None:
+    """It is called once with all chunks; here another function of that name stands for it."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    def flash(module, query, key, value, attention_mask=None, *, scaling, **options):
+        ends = options["cu_seq_lens_q"].tolist()
+        made = [
+            nn.functional.scaled_dot_product_attention(*parts, scale=scaling)
+            for parts in (
+                [one[:, :, a:b] for one in (query, key, value)] for a, b in pairwise(ends)
+            )
+        ]
+        return torch.cat(made, 2).transpose(1, 2), None
+
+    built, kept = build_packed(name), [*MAPS, "pattern", "q", "k", "v", "z"]
+    ALL_ATTENTION_FUNCTIONS["flash_attention_2"] = flash
+    try:
+        built.model.config._attn_implementation = "flash_attention_2"
+        with ss.probe(built.model, kept) as probe:
+            built.run()
+    finally:
+        del ALL_ATTENTION_FUNCTIONS["flash_attention_2"]
+    other = recorded(name, kept)
+    assert probe.record.provenance["attention_implementation"] == "flash_attention_2"
+    for variable in other:
+        found, expected = probe.record[variable].values, other[variable].values
+        assert np.allclose(found, expected, atol=1e-5, equal_nan=True), variable
+
+
+def test_packed_keys_that_are_not_the_queries_stay_refused() -> None:
+    from sinkscope.probes.attention_calls import chunks_of
+
+    query = torch.zeros(1, 2, 6, 4)
+    ends = {"cu_seq_lens_q": torch.tensor([0, 2, 6]), "cu_seq_lens_k": torch.tensor([0, 2, 6])}
+    own = ends | {"is_causal": False}
+    chunks, left = chunks_of("flash_attention_2", query, query, own)
+    assert chunks == [slice(0, 2), slice(2, 6)]
+    assert set(left) == {"is_causal"}
+    for name, options in (
+        ("flash_attention_2", ends),
+        ("sdpa", own),
+        ("flash_attention_2", own | {"cu_seq_lens_k": torch.tensor([0, 3, 6])}),
+        ("flash_attention_2", own | {"cu_seq_lens_q": torch.tensor([0, 2])}),
+    ):
+        assert chunks_of(name, query, query, options) == (None, options)
 
 
 @pytest.mark.parametrize("name", ["qwen2_5_omni_vision", "qwen3_asr"])

@@ -45,6 +45,7 @@ def test_a_family_without_a_row_is_refused_by_name() -> None:
 
 
 def test_text_ids_and_embeddings_go_to_the_same_model(subject: MultimodalSubject) -> None:
+    subject.module.model.rope_deltas = None
     ids = torch.tensor([[5, 6, 7, 8]])
     record = ss.record(subject, input_ids=ids)
     assert record.layouts[0].segments == ("text",) * 4

@@ -11,6 +11,7 @@ from torch import Tensor
 from sinkscope.errors import InputError, SiteError
 from sinkscope.probes.attention import AttentionCall
 from sinkscope.probes.blocks import AttentionMap
+from sinkscope.probes.crossing import crossing_map, in_place
 from sinkscope.probes.formula import refuse_unlike
 from sinkscope.probes.keep import Keep
 from sinkscope.probes.packed import Chunks, PackedMap
@@ -41,6 +42,8 @@ class Forward:
         kept: bytes that each `Keep` holds so far, by its number.
         scratch: memory for blocks of maps.
         packed: whether attention is called once for each chunk of one sequence.
+        crosses: whether it is the attention of tokens to the frames before them.
+        frames: how many these are, once they were seen.
     """
 
     reducers: Sequence[Reducer]
@@ -54,6 +57,8 @@ class Forward:
     kept: dict[int, int]
     scratch: Scratch
     packed: bool = False
+    crosses: bool = False
+    frames: int = 0
     chunks: dict[int, Chunks] = field(default_factory=dict)
     states: dict[tuple[int, Key], State] = field(default_factory=dict)
     references: dict[tuple[int, str, int], Tensor] = field(default_factory=dict)
@@ -73,12 +78,11 @@ class Forward:
         """What entered and left the attention function of a layer."""
         asked = [site for site in ("q", "k", "v", "z", "pattern") if (site, layer) in self.readers]
         chunks = self._chunks(layer) if self.packed else None
-        if chunks is None:
-            self._refuse_other(
-                call.query.shape[0], call.query.shape[2], f"attention of layer {layer}"
-            )
-        elif not chunks.add(call):
+        if chunks is not None and not chunks.add(call):
             return
+        if chunks is None:
+            positions = call.query.shape[2] + (call.key.shape[2] if self.crosses else 0)
+            self._refuse_other(call.query.shape[0], positions, f"attention of layer {layer}")
         for site in asked:
             self._mark(site, layer)
         whole = call if chunks is None or asked == ["pattern"] else chunks.whole()
@@ -175,16 +179,23 @@ class Forward:
             if layer not in self.checked:
                 chunks.check(maps)
             return PackedMap(maps)
-        attention, value = attention_map(call, part, self.offsets[layer])
-        if layer not in self.checked:
+        if self.crosses:
+            self.frames = call.key.shape[2]
+            attention, value, last = crossing_map(
+                call, part, positions=self.positions, where=f"layer {layer}"
+            )
+        else:
+            attention, value = attention_map(call, part, self.offsets[layer])
             last = at(part.rows, call.unedited[part.sample], 0)[-1]
+        if layer not in self.checked:
             refuse_unlike(attention, value, last, where=f"layer {layer}")
         return attention
 
     def _reduce_map(self, layer: int, attention: AttentionMap | PackedMap, part: Part) -> None:
         numbers = self.readers["pattern", layer]
         for number in numbers:
-            size = attention.n_queries * attention.length * (4 * attention.n_heads + 1)
+            rows = attention.length if self.crosses else attention.n_queries
+            size = rows * attention.length * (4 * attention.n_heads + 1)
             self._weigh(number, layer, size)
         mergers = {
             number: Merger(self.reducers[number].rules(), backwards=True) for number in numbers
@@ -229,7 +240,11 @@ class Forward:
 
     def _store(self, number: int, layer: int, part: Part, state: State) -> None:
         """Hold a state until the forward is whole; at its end if no more tokens can come."""
-        whole = state if self.grows else self.reducers[number].finish(state)
+        reducer = self.reducers[number]
+        whole = state if self.grows else reducer.finish(state)
+        if self.crosses:
+            tokens = self.parts[part.sample].count - self.frames
+            whole = in_place(whole, reducer.variables(), frames=self.frames, tokens=tokens)
         self.states[part.sample, (number, layer)] = whole
 
 

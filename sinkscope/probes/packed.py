@@ -10,7 +10,7 @@ Example:
     >>> chunks = Chunks(6, "layer 0")
     >>> chunks.add(call), chunks.add(call)
     (False, True)
-    >>> chunks.map(np.zeros(6, int))[0].length
+    >>> PackedMap(chunks.map(np.zeros(6, int))).length
     6
 """
 

@@ -104,6 +104,7 @@ class Session:
             kept=dict(self._kept),
             scratch=self._scratch,
             packed=getattr(self.subject.anatomy.row, "packed", False),
+            crosses=getattr(self.subject.anatomy, "crosses", False),
         )
 
     def _end(self, module: nn.Module, args: Any, output: Any) -> None:

@@ -111,7 +111,7 @@ def _of_blocks(encoder: nn.Module, row: EncoderRow) -> Anatomy:
         )
     _refuse_unlike(encoder, row, blocks[0])
     if row.sites is not None and not row.maps:
-        width = int(getattr(encoder, "width", 0))
+        width = _width(encoder)
         return Anatomy(row.model_type, len(blocks), 0, 0, width, 0, encoder, tuple(blocks), (), row)
     attention: tuple[Any, ...] = tuple(submodule(block, row.attention) for block in blocks)
     first = attention[0]
@@ -145,6 +145,13 @@ def _refuse_unlike(encoder: Any, row: EncoderRow, block: nn.Module) -> None:
             f"{type(encoder).__name__} is a known encoder, but its blocks run code of {code!r}, "
             "which may do anything; hand over an encoder of transformers as it is."
         )
+
+
+def _width(encoder: Any) -> int:
+    """Features of the stream of blocks whose attention is not read."""
+    config = getattr(encoder, "config", None)
+    owners = ((encoder, "width"), (config, "hidden_size"), (config, "hidden_dim"))
+    return next((int(getattr(owner, name)) for owner, name in owners if hasattr(owner, name)), 0)
 
 
 def _sizes(attention: Any) -> tuple[int, int, int, int]:

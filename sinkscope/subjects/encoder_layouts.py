@@ -17,8 +17,13 @@ from torch import Tensor
 from sinkscope.errors import InputError
 from sinkscope.layout import TokenLayout
 from sinkscope.subjects.anatomy import Anatomy
+from sinkscope.subjects.frame_layouts import unknown_frames
 from sinkscope.subjects.layouts import pad_layout
-from sinkscope.subjects.packed_layouts import packed_audio_layout, packed_vision_layout
+from sinkscope.subjects.packed_layouts import (
+    MEL_RATE,
+    packed_audio_layout,
+    packed_vision_layout,
+)
 
 __all__ = ["class_and_frames", "frame_mask", "layouts_of", "patches"]
 
@@ -129,6 +134,15 @@ def _pe(anatomy: Anatomy, given: Mapping[str, Any]) -> tuple[TokenLayout, ...]:
     return tuple(_masked(layout, row) for row in real)
 
 
+def _subsampled(anatomy: Anatomy, given: Mapping[str, Any]) -> tuple[TokenLayout, ...]:
+    name, step = _STEPS[anatomy.family]
+    mel = _tensor(anatomy, given, name, axes=3)
+    frames = -(-mel.shape[1] // step)
+    mask = frame_mask(anatomy, given)
+    real = np.ones((len(mel), frames), bool) if mask is None else mask.cpu().numpy()
+    return tuple(unknown_frames("audio", row, frame_rate=MEL_RATE / step) for row in real)
+
+
 def _masked(layout: TokenLayout, real: Bool[np.ndarray, " token"]) -> TokenLayout:
     return pad_layout(layout.take(np.flatnonzero(real)), real)
 
@@ -208,6 +222,22 @@ def _key_padding(encoder: Any, mask: Tensor) -> Bool[Tensor, "sample frame"]:
     return mask[:, 0].bool().any(1) if mask.dtype == torch.bool else (mask[:, 0] == 0).any(1)
 
 
+def _thin_gemma3n(encoder: Any, mask: Tensor) -> Bool[Tensor, "sample frame"]:
+    """It is true at padding, and taken where a frame's log-mel frames begin."""
+    return ~mask.bool()[:, :: _STEPS["gemma3n_audio"][1]]
+
+
+def _thin_gemma4(encoder: Any, mask: Tensor) -> Bool[Tensor, "sample frame"]:
+    return mask.bool()[:, :: _STEPS["gemma4_audio"][1]]
+
+
+_STEPS = {
+    "phi4_multimodal_audio": ("hidden_states", 8),
+    "gemma3n_audio": ("audio_mel", 4),
+    "gemma4_audio": ("input_features", 4),
+}
+"""Where convolutions shorten the sound: its argument, and log-mel frames of a frame."""
+
 _Layouts = Callable[[Anatomy, Mapping[str, Any]], tuple[TokenLayout, ...]]
 _LAYOUTS: dict[str, _Layouts] = {
     "class_and_patches": _images,
@@ -215,6 +245,7 @@ _LAYOUTS: dict[str, _Layouts] = {
     "class_and_frames": _pe,
     "packed_audio": _packed_audio,
     "packed_vision": _packed_vision,
+    "subsampled": _subsampled,
 }
 _MASKS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "pe_audio": _pe_mask,
@@ -222,4 +253,6 @@ _MASKS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "pe_audio_video": _pe_mask,
     "audioflamingo3": _halved,
     "qwen2_audio": _key_padding,
+    "gemma3n_audio": _thin_gemma3n,
+    "gemma4_audio": _thin_gemma4,
 }

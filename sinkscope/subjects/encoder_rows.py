@@ -31,6 +31,9 @@ class EncoderRow(Family):
         layout: how its tokens lie (`encoder_layouts`); "" where they are frames side by side.
         maps: whether attention maps and what enters them can be read; ``maps_why`` says why not.
         maps_why: why not.
+
+    A conformer has two half-steps of its MLP and a convolution, so that it lacks ``resid_mid`` and
+    ``mlp_out``; what attention adds is exact.
     """
 
     model_type: str = ""
@@ -115,6 +118,12 @@ _VIDEO_LLAMA = replace(
     flat=("", "self_attn", "layer_norm2", "mlp", "mlp.fc2"),
     layout="packed_vision",
 )
+_CONFORMER = replace(
+    _WHISPER,
+    sites=("resid_pre", "attn_out", "resid_post"),
+    maps=False,
+    maps_why="its attention adds terms of position inside, without transformers' interface",
+)
 _CONVOLUTIONAL = replace(_WHISPER, blocks="blocks", sites=("resid_pre", "resid_post"), maps=False)
 
 _TRANSFORMERS: dict[str, dict[str, EncoderRow]] = {
@@ -164,6 +173,40 @@ _TRANSFORMERS: dict[str, dict[str, EncoderRow]] = {
     "qwen2_5_vl": {"Qwen2_5_VisionTransformerPretrainedModel": _PACKED_VISION},
     "qwen3_vl": {"Qwen3VLVisionModel": replace(_UNGATED_VISION, model_type="qwen3_vl_vision")},
     "video_llama_3": {"VideoLlama3VisionModel": _VIDEO_LLAMA},
+    "granite_speech": {
+        "GraniteSpeechCTCEncoder": replace(
+            _CONFORMER, model_type="granite_speech_encoder", attn_out="attn"
+        )
+    },
+    "phi4_multimodal": {
+        "Phi4MultimodalAudioModel": replace(
+            _CONFORMER,
+            model_type="phi4_multimodal_audio",
+            blocks="encoders",
+            layout="subsampled",
+            maps=True,
+            maps_why="",
+        )
+    },
+    "gemma3n": {
+        "Gemma3nAudioEncoder": replace(
+            _CONFORMER,
+            model_type="gemma3n_audio",
+            blocks="conformer",
+            attn_out="attention.post_norm",
+            mask="audio_mel_mask",
+            layout="subsampled",
+        )
+    },
+    "gemma4": {
+        "Gemma4AudioModel": replace(
+            _CONFORMER,
+            model_type="gemma4_audio",
+            attn_out="norm_post_attn",
+            mask="attention_mask",
+            layout="subsampled",
+        )
+    },
 }
 
 _OWN: dict[tuple[str, str], EncoderRow] = {

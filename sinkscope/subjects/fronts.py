@@ -45,9 +45,15 @@ class Front(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class WhisperFront:
-    """Log-mel bands of the clip, filled up with silence to the encoder's window."""
+    """Log-mel bands of the clip, filled up with silence to the encoder's window.
+
+    Attributes:
+        encoder: what reads them.
+        extractor: what makes them; with the published settings where None.
+    """
 
     encoder: Any
+    extractor: Any | None = None
 
     @property
     def frame_rate(self) -> float:
@@ -60,7 +66,7 @@ class WhisperFront:
 
         config = self.encoder.config
         window = 2 * WHISPER_HOP * int(config.max_source_positions)
-        extract = WhisperFeatureExtractor(feature_size=int(config.num_mel_bins))
+        extract = self.extractor or WhisperFeatureExtractor(feature_size=int(config.num_mel_bins))
         bands: Any = extract(
             [_sound(clip) for clip in clips],
             sampling_rate=SAMPLE_RATE,

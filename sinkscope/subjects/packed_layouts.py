@@ -14,7 +14,7 @@ from jaxtyping import Int
 from sinkscope.errors import InputError
 from sinkscope.layout import TokenLayout
 
-__all__ = ["packed_audio_layout", "packed_vision_layout"]
+__all__ = ["MEL_RATE", "packed_audio_layout", "packed_vision_layout"]
 
 MEL_RATE = 100
 """Log-mel frames a second, in all of these encoders."""

@@ -28,6 +28,12 @@ from sinkscope.subjects.encoder_rows import is_encoder
 
 __all__ = ["Announce", "Bundled", "ModelInputs", "Subject", "bundled", "load"]
 
+_WRITERS = {
+    f"transformers.models.whisper.modeling_whisper.{name}"
+    for name in ("WhisperForConditionalGeneration", "WhisperModel")
+}
+"""Classes whose decoder attends to the frames of their encoder."""
+
 Announce = Callable[[Sequence[TokenLayout], Sequence[ClipSummary | None]], None]
 """What a subject calls with the layouts and clips of the forward that comes next."""
 
@@ -175,6 +181,10 @@ def _of_module(module: Any, tokenizer: Any | None, processor: Any | None) -> Sub
         from sinkscope.subjects.avsr import avsr_subject
 
         return avsr_subject(module)
+    if names & _WRITERS:
+        from sinkscope.subjects.whisper import whisper_subject
+
+        return whisper_subject(module, tokenizer=tokenizer, processor=processor)
     if is_encoder(module):
         from sinkscope.subjects.encoders import encoder_subject
 

@@ -10,7 +10,14 @@ from torch import nn
 
 from sinkscope.subjects.subject import ModelInputs
 
-__all__ = ["arguments", "following", "fresh_positions", "given_by_subject", "run_by_subject"]
+__all__ = [
+    "arguments",
+    "following",
+    "fresh_positions",
+    "given_by_subject",
+    "run_by_subject",
+    "takes",
+]
 
 Arguments = dict[str, Any]
 
@@ -40,6 +47,11 @@ def arguments(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any
     names = list(inspect.signature(module.forward).parameters)
     given = dict(zip(names, args, strict=False)) | dict(kwargs)
     return {name: value for name, value in given.items() if value is not None}
+
+
+def takes(module: nn.Module, name: str) -> bool:
+    """Whether a module's forward names an argument."""
+    return name in inspect.signature(module.forward).parameters
 
 
 @contextmanager

@@ -4,7 +4,6 @@ The layout follows from the ids that the composite's forward receives, so it is 
 own calls and of ``generate`` too.
 """
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -26,6 +25,7 @@ from sinkscope.subjects.multimodal.calls import (
     fresh_positions,
     given_by_subject,
     run_by_subject,
+    takes,
 )
 from sinkscope.subjects.multimodal.conversation import conversation, described
 from sinkscope.subjects.multimodal.layouts import layouts_of
@@ -176,7 +176,8 @@ class MultimodalSubject:
 
     def forward(self, inputs: ModelInputs, *, logits: bool = True) -> Any:
         """Run the model in evaluation mode without gradients; its training flags are restored."""
-        options = {"use_cache": False} | ({} if logits else fewest_logits(self.model))
+        options = {"use_cache": False} if takes(self.module, "use_cache") else {}
+        options |= {} if logits else fewest_logits(self.model)
         ran = run_by_subject(self.module, inputs)
         with evaluating(self.model), fresh_positions(self.model), ran:
             return self.model(**inputs.kwargs, **options)
@@ -245,9 +246,8 @@ class MultimodalSubject:
         elif clip is not None:
             layouts = tuple(described(one, clip) for one in layouts)
         clips = (None,) * len(layouts) if clip is None else (summarise(clip),)
-        takes = inspect.signature(self.module.forward).parameters
-        kwargs = {name: value for name, value in inputs.items() if name in takes}
-        known = {name: value for name, value in inputs.items() if name not in takes}
+        kwargs = {name: value for name, value in inputs.items() if takes(self.module, name)}
+        known = {name: value for name, value in inputs.items() if name not in kwargs}
         return ModelInputs(kwargs, layouts, clips, "as given", known)
 
     def _moved(self, value: Any) -> Any:

@@ -161,14 +161,18 @@ class Turns:
     Attributes:
         named: tokens after which the speaker's name follows, up to ``until``.
         until: the characters with one of which the name ends.
+        closed: tokens with which it ends too.
         direct: tokens that begin a turn by themselves, with the speaker's name.
         ends: tokens that end a turn.
+        late: tokens that begin the answer anew: what looked like its beginning was asked for.
     """
 
     named: tuple[str, ...] = ()
     until: str = "\n"
+    closed: tuple[str, ...] = ()
     direct: Mapping[str, str] = field(default_factory=dict)
     ends: tuple[str, ...] = ()
+    late: tuple[str, ...] = ()
 
 
 CHATML = Turns(named=("<|im_start|>",), ends=("<|im_end|>",))
