@@ -5,7 +5,8 @@ from importlib import import_module
 from tests.adapters.suite import Case
 
 _FILES = (
-    "gemma",
+    "gemma3n",
+    "gemma4",
     "granite_speech",
     "llava_onevision",
     "phi4_multimodal",

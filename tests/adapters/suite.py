@@ -37,6 +37,8 @@ class Case:
         adding: the sites that are added to ``resid_pre`` to make ``resid_post``.
         between: whether the composite adds to the stream between blocks (DeepStack); then the
             ``hidden_states`` that the model reports are those that leave the blocks.
+        active: where the model carries several streams on a first axis, the one that is recorded.
+        swapped: the two sites that the mutation swaps.
     """
 
     name: str
@@ -45,6 +47,12 @@ class Case:
     full_layers: tuple[int, ...] | None = None
     adding: tuple[str, ...] = ("attn_out", "mlp_out")
     between: bool = False
+    active: int | None = None
+    swapped: tuple[str, str] = ("attn_out", "mlp_out")
+
+    def stream(self, states: torch.Tensor) -> torch.Tensor:
+        """The stream that is recorded, (sample, token, feature), of states of the model."""
+        return states if self.active is None else states[self.active]
 
 
 def randomised(model: nn.Module, *, seed: int = 0, scale: float = 0.3) -> nn.Module:
@@ -88,10 +96,14 @@ def check_sites(case: Case) -> None:
     for sample, real in enumerate(real_of(case)):
         one = record.sample(sample)
         for layer in range(ss.load(model).anatomy.n_layers):
-            own = hidden[layer][sample][torch.from_numpy(real)].numpy()
+            own = case.stream(hidden[layer])[sample][torch.from_numpy(real)].numpy()
             leaves = case.between and layer > 0
             ours = one["resid_post"][0, layer - 1] if leaves else one["resid_pre"][0, layer]
             assert np.abs(ours - own).max() < TOLERANCE * np.abs(own).max()
+            if not case.adding:
+                left = one["resid_post"][0, layer - 1]
+                assert layer == 0 or np.abs(left - own).max() < TOLERANCE * np.abs(own).max()
+                continue
             made = sum(one[site][0, layer] for site in ("resid_pre", *case.adding))
             post = one["resid_post"][0, layer]
             assert np.abs(made - post).max() < TOLERANCE * np.abs(post).max()
@@ -160,12 +172,13 @@ def check_layout(case: Case) -> None:
     blank = {name: inputs[name] for name in ("input_ids", "attention_mask") if name in inputs}
     with received(subject) as without, torch.no_grad():
         model(**blank)
-    changed = (with_streams[0] != without[0]).any(-1).numpy()
+    entering, blank = case.stream(with_streams[0]), case.stream(without[0])
+    changed = (entering != blank).any(-1).numpy()
     streams = subject.composite.streams
     assert any(row.any() for row in changed)
     for sample, real in enumerate(real_of(case)):
         layout = record.layouts[sample]
-        assert len(layout) == real.sum() <= with_streams[0].shape[1]
+        assert len(layout) == real.sum() <= entering.shape[1]
         assert np.array_equal(layout.mask(*streams), changed[sample][real])
 
 
@@ -221,10 +234,10 @@ CHECKS = {
 
 
 @contextmanager
-def two_sites_swapped(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def two_sites_swapped(case: Case, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What attention adds is read where the MLP adds, and the other way round."""
     own = Anatomy._tap
-    other = {"attn_out": "mlp_out", "mlp_out": "attn_out"}
+    other = dict(zip(case.swapped, reversed(case.swapped), strict=True))
     with monkeypatch.context() as patch:
         patch.setattr(
             Anatomy, "_tap", lambda self, site, *rest: own(self, other.get(site, site), *rest)
@@ -233,7 +246,7 @@ def two_sites_swapped(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @contextmanager
-def layout_shifted_by_one(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def layout_shifted_by_one(case: Case, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every token is taken for the one before it."""
     own = adapter.layouts_of
 
@@ -254,7 +267,7 @@ def _shifted(layout: TokenLayout) -> TokenLayout:
 
 
 @contextmanager
-def mask_dropped(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def mask_dropped(case: Case, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Neither mask nor causality reaches the statistics: every query sees every key."""
     own = seam._call
 

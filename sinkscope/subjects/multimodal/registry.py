@@ -21,12 +21,15 @@ __all__ = [
 ]
 
 _ROWS = (
+    "gemma3n",
+    "gemma4",
     "granite_speech",
     "llava_onevision",
     "phi4_multimodal",
     "qwen_audio",
     "qwen_omni",
     "qwen_vl",
+    "video_llama_3",
     "windowed_sound",
 )
 """Files of ``rows``; each has ``COMPOSITES``."""

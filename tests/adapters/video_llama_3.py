@@ -1,0 +1,70 @@
+"""A tiny VideoLLaMA 3: a film of which some tokens are left out with a picture; a picture."""
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from tests.adapters.suite import Case, randomised
+
+IMAGE, VIDEO = 91, 92
+PATCH, MERGE = 4, 2
+
+TEXT: dict[str, Any] = {
+    "model_type": "qwen2",
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "bos_token_id": None,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+VISION: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "patch_size": PATCH,
+}
+PICTURES = torch.tensor([[1, 2, 3], [1, 4, 4]])
+FILMS = torch.tensor([[3, 4, 6]])
+KEPT = [True] * 6 + [False, True, True, False, False, True] + [True] + [False] * 5
+"""Which tokens of the film's three frames of 2 x 3 the LLM receives."""
+
+
+@cache
+def model() -> nn.Module:
+    from transformers import VideoLlama3Config, VideoLlama3ForConditionalGeneration
+
+    config = VideoLlama3Config(
+        text_config=TEXT, vision_config=VISION, image_token_id=IMAGE, video_token_id=VIDEO
+    )
+    return randomised(VideoLlama3ForConditionalGeneration(config))
+
+
+def inputs() -> dict[str, Any]:
+    """The first picture's patches are tokens themselves, four of the second's make one."""
+    generator = torch.Generator().manual_seed(1)
+    film = [31, *[VIDEO] * 6, 32, *[VIDEO] * 3, 33, VIDEO]
+    first = [5, 6, *film, 7, *[IMAGE] * 6, 8]
+    second = [9, *[IMAGE] * 4, 7, 8]
+    ids = torch.zeros(2, len(first), dtype=torch.long)
+    ids[0], ids[1, -len(second) :] = torch.tensor(first), torch.tensor(second)
+    return {
+        "input_ids": ids,
+        "attention_mask": (ids != 0).long(),
+        "pixel_values": torch.randn(22, 3 * PATCH**2, generator=generator),
+        "image_grid_thw": PICTURES,
+        "image_merge_sizes": torch.tensor([1, 2]),
+        "pixel_values_videos": torch.randn(72, 3 * PATCH**2, generator=generator),
+        "video_grid_thw": FILMS,
+        "video_merge_sizes": torch.tensor([MERGE]),
+        "video_compression_mask": torch.tensor(KEPT),
+    }
+
+
+CASES = (Case("video_llama_3", model, inputs),)
