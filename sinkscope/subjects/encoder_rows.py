@@ -125,6 +125,16 @@ _CONFORMER = replace(
     maps=False,
     maps_why="its attention adds terms of position inside, without transformers' interface",
 )
+_GRANITE = replace(
+    _CONFORMER, model_type="granite_speech_encoder", attention="attn", attn_out="attn"
+)
+_GLMASR = replace(
+    _WHISPER,
+    model_type="glmasr_encoder",
+    resid_mid="post_attention_layernorm",
+    mlp_out="mlp",
+    down="mlp.fc2",
+)
 _CONVOLUTIONAL = replace(_WHISPER, blocks="blocks", sites=("resid_pre", "resid_post"), maps=False)
 
 _TRANSFORMERS: dict[str, dict[str, EncoderRow]] = {
@@ -174,10 +184,10 @@ _TRANSFORMERS: dict[str, dict[str, EncoderRow]] = {
     "qwen2_5_vl": {"Qwen2_5_VisionTransformerPretrainedModel": _PACKED_VISION},
     "qwen3_vl": {"Qwen3VLVisionModel": replace(_UNGATED_VISION, model_type="qwen3_vl_vision")},
     "video_llama_3": {"VideoLlama3VisionModel": _VIDEO_LLAMA},
-    "granite_speech": {
-        "GraniteSpeechCTCEncoder": replace(
-            _CONFORMER, model_type="granite_speech_encoder", attention="attn", attn_out="attn"
-        )
+    "glmasr": {"GlmAsrEncoder": _GLMASR},
+    "granite_speech": {"GraniteSpeechCTCEncoder": _GRANITE},
+    "granite_speech_plus": {
+        "GraniteSpeechPlusCTCEncoder": replace(_GRANITE, model_type="granite_speech_plus_encoder")
     },
     "phi4_multimodal": {
         "Phi4MultimodalAudioModel": replace(
@@ -187,7 +197,10 @@ _TRANSFORMERS: dict[str, dict[str, EncoderRow]] = {
             layout="subsampled",
             maps=True,
             maps_why="",
-        )
+        ),
+        "Phi4MultimodalVisionModel": replace(
+            _SIGLIP, model_type="phi4_multimodal_vision", mask="patch_attention_mask"
+        ),
     },
     "gemma3n": {
         "Gemma3nAudioEncoder": replace(
