@@ -51,7 +51,8 @@ def sinks_on_frame(
     """A picture, and over it how much attention the token of each patch draws.
 
     Rows and columns are those of the tokens, stretched over the picture; a patch without a token
-    (the model left it out) keeps the picture's own colours. Sinks are framed and named.
+    (the model left it out) stays grey, as the whole picture is, so that hues are scores. Sinks are
+    framed.
 
     Args:
         record: of a model that sees pictures or films, with patches in its layouts.
@@ -89,7 +90,7 @@ def sinks_on_frame(
         axes.set_ylabel("row of patches")
         entitle(
             axes,
-            "What the patches draw" if score == "alpha" else "Norms of the patches",
+            "Attention that patches draw" if score == "alpha" else "Norms of the patches",
             model_words(record.provenance),
             layer_words(layer),
             SCORE_WORDS[score][1],
@@ -107,7 +108,8 @@ def _picture(frame: Any) -> np.ndarray:
             f"sinks_on_frame: the frame has shape {picture.shape}; give (height, width) or (height, "
             "width, colours)."
         )
-    return picture[..., 0] if picture.ndim == 3 and picture.shape[2] == 1 else picture
+    colours = picture.astype(float)
+    return colours if colours.ndim == 2 else colours[..., :3].mean(axis=-1)
 
 
 def _scores(record: Record, score: str, *, sample: int, layer: int) -> np.ndarray:
@@ -132,7 +134,7 @@ def _chosen(frames: list[Patches], values: np.ndarray, number: int | None) -> Pa
 
 
 def _lay_over(ax: Axes, picture: np.ndarray, grid: np.ndarray, label: str) -> None:
-    """Picture and scores on one grid, on which a patch is one wide and one high."""
+    """Grey picture and scores on one grid, on which a patch is one wide and one high."""
     rows, columns = grid.shape
     extent = (-0.5, columns - 0.5, rows - 0.5, -0.5)
     aspect = (picture.shape[0] / rows) / (picture.shape[1] / columns)
@@ -151,10 +153,10 @@ def _lay_over(ax: Axes, picture: np.ndarray, grid: np.ndarray, label: str) -> No
     )
     ax.set_xticks(range(0, columns, max(1, columns // 8)))
     ax.set_yticks(range(0, rows, max(1, rows // 8)))
-    bar = ax.figure.colorbar(shown, ax=ax, fraction=0.046, pad=0.03, label=label)
+    bar = ax.figure.colorbar(shown, cax=ax.inset_axes((1.03, 0.0, 0.04, 1.0)), label=label)
     bar.solids.set_alpha(1)
     if wide:
-        bar.ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        bar.ax.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
         bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
         bar.ax.yaxis.set_minor_formatter(NullFormatter())
 
