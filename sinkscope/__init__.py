@@ -25,7 +25,7 @@ _HOME = {
     "read_clip": "avsr.media",
     "load": "subjects.subject",
     "bundled_clips": "subjects.bundled",
-    "register_family": "subjects.anatomy",
+    "register_family": "subjects.registering",
     "record": "probes.probe",
     "probe": "probes.probe",
     "record_rates": "probes.rates",

@@ -59,6 +59,12 @@ SITES: dict[str, Site] = {
     "attn_out": Site(
         "what attention adds to the residual stream", _STREAM, "blocks.{layer}.hook_attn_out"
     ),
+    "cross_out": Site(
+        "what cross-attention to an encoder's frames adds to the residual stream, between attn_out "
+        "and mlp_out (absent in models without)",
+        _STREAM,
+        "",
+    ),
     "mlp_out": Site(
         "what the MLP adds to the residual stream", _STREAM, "blocks.{layer}.hook_mlp_out"
     ),

@@ -56,11 +56,11 @@ def arriving(model: nn.Module) -> Iterator[list[Arrived]]:
     name = model.config._attn_implementation
     original = ALL_ATTENTION_FUNCTIONS.get(name)
 
-    def spy(module, query, key, value, mask, **options):
-        tensors = [t if t is None else t.detach() for t in (query, key, value, mask)]
+    def spy(module, query, key, value, attention_mask=None, **options):
+        tensors = [t if t is None else t.detach() for t in (query, key, value, attention_mask)]
         arrived.append(Arrived(*tensors, options))
         own = original or sys.modules[type(module).__module__].eager_attention_forward
-        return own(module, query, key, value, mask, **options)
+        return own(module, query, key, value, attention_mask, **options)
 
     ALL_ATTENTION_FUNCTIONS[name] = spy
     try:

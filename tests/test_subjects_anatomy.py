@@ -17,8 +17,8 @@ from sinkscope.subjects.anatomy import (
     anatomy_of,
     families,
     families_table,
-    register_family,
 )
+from sinkscope.subjects.registering import register_family
 from tests.families import (
     CONFIGURATIONS,
     FAMILIES,

@@ -65,11 +65,12 @@ def token_table(
 
 
 def make_table(table: pd.DataFrame, record: Record, attrs: Mapping[str, Any]) -> pd.DataFrame:
-    """The table with ``attrs``: model, BOS, layers and lengths of the record, then the given."""
+    """The table with ``attrs``: model, BOS or reference, lengths of the record, then the given."""
     carried = {key: record.provenance.get(key) for key in _CARRIED}
     table.attrs = {
         **carried,
         "bos_present": bos_present(record),
+        "reference": [layout.labels[layout.reference] for layout in record.layouts],
         "tokens": [len(layout) for layout in record.layouts],
         "samples": len(record),
         **attrs,

@@ -183,7 +183,9 @@ def _bos(said: dict[Any, Any]) -> str:
     if all(present):
         return "BOS is present."
     if not any(present):
-        return "There is no BOS."
+        named = sorted(set(map(repr, said.get("reference", ()))))
+        which = f", {named[0]}" if len(named) == 1 else ""
+        return f"There is no BOS; cosines are to the reference token{which}."
     return f"BOS is present in {sum(present)} of {_count(len(present), 'sample')}."
 
 

@@ -1,23 +1,72 @@
-"""``sinkscope models``: what can be loaded."""
+"""``sinkscope models``: what can be loaded, and what of it can be seen."""
+
+from typing import Annotated, Any
+
+import typer
 
 __all__ = ["models"]
 
 
-def models() -> None:
-    """List the bundled models and the families that can be loaded from a folder or a hub."""
+def models(
+    family: Annotated[
+        str | None, typer.Argument(help="Say which sites this family has, and why not others.")
+    ] = None,
+) -> None:
+    """List what can be loaded: bundled models, multimodal families, encoders, language models."""
     from rich.console import Console
-    from rich.table import Table
 
-    from sinkscope.subjects.anatomy import families
-    from sinkscope.subjects.subject import bundled
+    from sinkscope.subjects.catalogue import families_in_words
 
     console = Console()
+    if family is not None:
+        console.print(families_in_words(family), markup=False, highlight=False)
+        return
+    _bundled(console)
+    _multimodal(console)
+    _encoders(console)
+    _language_models(console)
+    console.print("\nsites of one of them, and why it lacks others: sinkscope models FAMILY")
+    console.print("any other family: sinkscope.register_family", style="dim")
+
+
+def _bundled(console: Any) -> None:
+    from rich.table import Table
+
+    from sinkscope.subjects.subject import bundled
+
     shipped = Table("bundled", "what it is", box=None, header_style="bold")
     for model in bundled():
         shipped.add_row(model.name, model.summary)
     console.print(shipped)
-    console.print()
-    console.print("families, from a folder, a hub's id or a loaded module", style="bold")
+    console.print("avsr: folders of sinkscope's own Llama-AVSR\n")
+
+
+def _multimodal(console: Any) -> None:
+    from rich.table import Table
+
+    from sinkscope.subjects.catalogue import unlisted
+    from sinkscope.subjects.multimodal.registry import composites
+
+    table = Table("multimodal family", "model_type", "reads", "encoders alone", "not supported")
+    table.box, table.header_style = None, "bold"
+    for row in composites().values():
+        alone = [name for name, stream in row.streams.items() if stream.frames is not None]
+        table.add_row(
+            row.title, row.model_type, ", ".join(row.streams), ", ".join(alone) or "none", row.notes
+        )
+    console.print(table)
+    console.print(f"refused by name: {', '.join(unlisted())}\n", style="dim")
+
+
+def _encoders(console: Any) -> None:
+    from sinkscope.subjects.encoder_rows import encoder_rows
+
+    console.print("encoders, as loaded modules", style="bold")
+    console.print(", ".join(sorted(name for _, name in encoder_rows())) + "\n")
+
+
+def _language_models(console: Any) -> None:
+    from sinkscope.subjects.families import families
+
+    console.print("language models, from a folder, a hub's id or a loaded module", style="bold")
     console.print(", ".join(families()))
-    console.print("avsr: folders of sinkscope's own Llama-AVSR")
-    console.print("any other family: sinkscope.register_family", style="dim")

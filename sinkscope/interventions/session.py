@@ -246,6 +246,11 @@ class Session:
             )
             for layer in sorted(layers)
         }
+        if editors and getattr(anatomy.row, "packed", False):
+            raise SiteError(
+                f"{self.subject.name} runs its attention chunk by chunk, where no keys can be "
+                "hidden and no heads edited; edit the site attn_out or a stream."
+            )
         if editors:
             stack.enter_context(editing(anatomy.attn_implementation, editors))
 

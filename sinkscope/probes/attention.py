@@ -17,7 +17,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from sinkscope.errors import SiteError
-from sinkscope.probes.attention_calls import AttentionCall, Editor, Watcher
+from sinkscope.probes.attention_calls import (
+    AttentionCall,
+    Editor,
+    Watcher,
+    chunks_of,
+    split_call,
+)
 from sinkscope.probes.wavlm_attention import Seen, calls_torch, watching_torch
 
 __all__ = ["AttentionCall", "Editor", "Watcher", "editing", "watching"]
@@ -42,6 +48,12 @@ _HARMLESS = frozenset(
     }
 )
 _HANDLED = frozenset({"is_causal", "s_aux", "scaling", "sliding_window", "softcap"})
+
+_OTHER_EAGER = {
+    "Phi4MultimodalAudioAttention": "simple_eager_attention_forward",
+    "Phi4MultimodalVisionAttention": "simple_eager_attention_forward",
+}
+"""Classes whose eager attention function has another name than its file's others."""
 
 
 @dataclass
@@ -204,10 +216,12 @@ def _observed(seam: _Seam) -> Callable[..., Any]:
         watchers = tuple(seam.watchers.get(id(module), ()))
         if watchers:
             options = kwargs | {f"argument {5 + i}": given for i, given in enumerate(args)}
+            chunks, options = chunks_of(seam.name, query, key, options)
             call = _call(seam, module, (query, key, value, attention_mask, made), options)
             call = call if made is result[0] else replace(call, output=result[0], made=made)
-            for watcher in watchers:
-                watcher(call)
+            for part in [call] if chunks is None else split_call(call, chunks):
+                for watcher in watchers:
+                    watcher(part)
         return result
 
     return attend
@@ -216,7 +230,8 @@ def _observed(seam: _Seam) -> Callable[..., Any]:
 def _own_eager(module: nn.Module) -> Callable[..., Any]:
     """The eager attention function of the file that defines the module's class."""
     for kind in type(module).__mro__:
-        own = getattr(sys.modules.get(kind.__module__), "eager_attention_forward", None)
+        name = _OTHER_EAGER.get(kind.__name__, "eager_attention_forward")
+        own = getattr(sys.modules.get(kind.__module__), name, None)
         if own is not None:
             return own
     raise SiteError(

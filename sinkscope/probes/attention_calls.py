@@ -1,13 +1,14 @@
 """What passes the attention seam, and who may look at it or change it."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["AttentionCall", "Editor", "Watcher"]
+__all__ = ["AttentionCall", "Editor", "Watcher", "chunks_of", "split_call"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,3 +62,46 @@ class Editor(Protocol):
     def output(self, output: Float[Tensor, "sample query head feature_v"]) -> Tensor:
         """The output to use instead of the one that was made."""
         ...
+
+
+_ENDS = ("cu_seq_lens_q", "cu_seq_lens_k")
+
+
+def chunks_of(
+    name: str, query: Tensor, key: Tensor, options: Mapping[str, Any]
+) -> tuple[list[slice] | None, Mapping[str, Any]]:
+    """The chunks of a packed sequence that a flash function is told of, and its other options.
+
+    Chunks that see all of themselves are taken out; None, and the options as they are, for
+    anything else, so that whoever does not know them refuses them.
+
+    Args:
+        name: of the attention function.
+        query: ``sample head query feature``.
+        key: ``sample kv_head key feature``.
+        options: what the function is called with.
+    """
+    ends = [options.get(end) for end in _ENDS]
+    if not name.startswith("flash_attention") or options.get("is_causal") is not False:
+        return None, options
+    if not all(isinstance(end, Tensor) for end in ends):
+        return None, options
+    first, second = (end.tolist() for end in ends if isinstance(end, Tensor))
+    whole = first == second and first[:1] == [0] and first[-1] == query.shape[2] == key.shape[2]
+    if not whole or len(query) != 1:
+        return None, options
+    chunks = [slice(start, stop) for start, stop in pairwise(first) if stop > start]
+    return chunks, {key: value for key, value in options.items() if key not in _ENDS}
+
+
+def split_call(call: AttentionCall, chunks: Sequence[slice]) -> Iterator[AttentionCall]:
+    """A call for each chunk of a packed sequence."""
+    for chunk in chunks:
+        yield replace(
+            call,
+            query=call.query[:, :, chunk],
+            key=call.key[:, :, chunk],
+            value=call.value[:, :, chunk],
+            output=call.output[:, chunk],
+            made=None if call.made is None else call.made[:, chunk],
+        )

@@ -11,8 +11,10 @@ from torch import Tensor
 from sinkscope.errors import InputError, SiteError
 from sinkscope.probes.attention import AttentionCall
 from sinkscope.probes.blocks import AttentionMap
+from sinkscope.probes.crossing import crossing_map, in_place
 from sinkscope.probes.formula import refuse_unlike
 from sinkscope.probes.keep import Keep
+from sinkscope.probes.packed import Chunks, PackedMap
 from sinkscope.probes.reducer import Merger, Reducer, State
 from sinkscope.probes.scratch import Scratch
 from sinkscope.probes.stitching import Key, Part, Stream, at, side_by_side
@@ -39,6 +41,9 @@ class Forward:
         checked: layers whose formula was checked before.
         kept: bytes that each `Keep` holds so far, by its number.
         scratch: memory for blocks of maps.
+        packed: whether attention is called once for each chunk of one sequence.
+        crosses: whether it is the attention of tokens to the frames before them.
+        frames: how many these are, once they were seen.
     """
 
     reducers: Sequence[Reducer]
@@ -51,6 +56,10 @@ class Forward:
     checked: set[int]
     kept: dict[int, int]
     scratch: Scratch
+    packed: bool = False
+    crosses: bool = False
+    frames: int = 0
+    chunks: dict[int, Chunks] = field(default_factory=dict)
     states: dict[tuple[int, Key], State] = field(default_factory=dict)
     references: dict[tuple[int, str, int], Tensor] = field(default_factory=dict)
     seen: set[tuple[str, int]] = field(default_factory=set)
@@ -68,18 +77,26 @@ class Forward:
     def see_attention(self, layer: int, call: AttentionCall) -> None:
         """What entered and left the attention function of a layer."""
         asked = [site for site in ("q", "k", "v", "z", "pattern") if (site, layer) in self.readers]
+        chunks = self._chunks(layer) if self.packed else None
+        if chunks is not None and not chunks.add(call):
+            return
+        if chunks is None:
+            positions = call.query.shape[2] + (call.key.shape[2] if self.crosses else 0)
+            self._refuse_other(call.query.shape[0], positions, f"attention of layer {layer}")
         for site in asked:
             self._mark(site, layer)
-        self._refuse_other(call.query.shape[0], call.query.shape[2], f"attention of layer {layer}")
+        whole = call if chunks is None or asked == ["pattern"] else chunks.whole()
         with torch.autocast(call.query.device.type, enabled=False):
             for part, stream in self._shares():
                 for site in asked:
                     if site == "pattern":
-                        self._reduce_map(layer, call, part)
+                        self._reduce_map(layer, self._map(layer, call, part), part)
                     else:
-                        values = _entering(site, call, part, self.offsets[layer])
+                        values = _entering(site, whole, part, self.offsets[layer])
                         self._reduce_tokens(site, layer, values, part, stream)
         self.checked.add(layer)
+        if chunks is not None:
+            chunks.calls.clear()
 
     def commit(self) -> None:
         """Add what was seen to the streams.
@@ -87,6 +104,8 @@ class Forward:
         Raises:
             SiteError: if something that was asked for was not seen.
         """
+        for chunks in self.chunks.values():
+            chunks.refuse_rest()
         missing = sorted(set(self.readers) - self.seen)
         if missing:
             site, layer = missing[0]
@@ -142,15 +161,42 @@ class Forward:
             self._weigh(number, layer, 4 * values.numel())
             self._store(number, layer, part, reducer.reduce(Tokens(values, part.start, reference)))
 
-    def _reduce_map(self, layer: int, call: AttentionCall, part: Part) -> None:
-        attention, value = attention_map(call, part, self.offsets[layer])
+    def _chunks(self, layer: int) -> Chunks:
+        """The calls of a layer so far."""
+        whole = len(self.parts) == 1 and self.parts[0].count == self.positions
+        if not whole:
+            raise SiteError(
+                f"A packed sequence is one sample without padding, but the layouts have "
+                f"{len(self.parts)} samples, or padding; give one layout of the whole sequence."
+            )
+        return self.chunks.setdefault(layer, Chunks(self.positions, f"layer {layer}"))
+
+    def _map(self, layer: int, call: AttentionCall, part: Part) -> AttentionMap | PackedMap:
+        """One sample's map in a layer, checked against the model's own output once."""
+        if self.packed:
+            chunks = self.chunks[layer]
+            maps = chunks.map(part.segments)
+            if layer not in self.checked:
+                chunks.check(maps)
+            return PackedMap(maps)
+        if self.crosses:
+            self.frames = call.key.shape[2]
+            attention, value, last = crossing_map(
+                call, part, positions=self.positions, where=f"layer {layer}"
+            )
+        else:
+            attention, value = attention_map(call, part, self.offsets[layer])
+            last = at(part.rows, call.unedited[part.sample], 0)[-1]
+        if layer not in self.checked:
+            refuse_unlike(attention, value, last, where=f"layer {layer}")
+        return attention
+
+    def _reduce_map(self, layer: int, attention: AttentionMap | PackedMap, part: Part) -> None:
         numbers = self.readers["pattern", layer]
         for number in numbers:
-            size = attention.n_queries * attention.length * (4 * attention.n_heads + 1)
+            rows = attention.length if self.crosses else attention.n_queries
+            size = rows * attention.length * (4 * attention.n_heads + 1)
             self._weigh(number, layer, size)
-        if layer not in self.checked:
-            last = at(part.rows, call.unedited[part.sample], 0)[-1]
-            refuse_unlike(attention, value, last, where=f"layer {layer}")
         mergers = {
             number: Merger(self.reducers[number].rules(), backwards=True) for number in numbers
         }
@@ -194,7 +240,11 @@ class Forward:
 
     def _store(self, number: int, layer: int, part: Part, state: State) -> None:
         """Hold a state until the forward is whole; at its end if no more tokens can come."""
-        whole = state if self.grows else self.reducers[number].finish(state)
+        reducer = self.reducers[number]
+        whole = state if self.grows else reducer.finish(state)
+        if self.crosses:
+            tokens = self.parts[part.sample].count - self.frames
+            whole = in_place(whole, reducer.variables(), frames=self.frames, tokens=tokens)
         self.states[part.sample, (number, layer)] = whole
 
 

@@ -38,10 +38,15 @@ def replay(record: Record, reducers: Sequence[Reducer]) -> Record:
         A record of their variables, with the same layouts and provenance.
 
     Raises:
-        SiteError: if a site or a layer was not kept.
+        SiteError: if a site or a layer was not kept, or the record is of cross-attention.
         InputError: if two reducers would write one variable.
     """
     refuse_doubles(reducers)
+    if record.provenance.get("attention") == "cross":
+        raise SiteError(
+            "replay: a kept map of cross-attention has rows that attend to nothing, which reducers "
+            "would count; record again with these reducers."
+        )
     layers = [_layers(record, reducer) for reducer in reducers]
     chosen = [replace(reducer, layers=own) for reducer, own in zip(reducers, layers, strict=True)]
     streams = []

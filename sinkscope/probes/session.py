@@ -103,6 +103,8 @@ class Session:
             checked=self._checked,
             kept=dict(self._kept),
             scratch=self._scratch,
+            packed=getattr(self.subject.anatomy.row, "packed", False),
+            crosses=getattr(self.subject.anatomy, "crosses", False),
         )
 
     def _end(self, module: nn.Module, args: Any, output: Any) -> None:

@@ -29,6 +29,8 @@ from sinkscope.probes.stitching import (
     open_streams,
 )
 from sinkscope.record import ClipSummary
+from sinkscope.subjects.compiled import refuse_compiled, refuse_compiled_call
+from sinkscope.subjects.encoder_layouts import frame_mask
 from sinkscope.subjects.given import real_tokens
 from sinkscope.subjects.subject import Subject
 
@@ -75,6 +77,7 @@ class Tracker:
     def attach(self, stack: ExitStack) -> None:
         """Listen to announcements; the stack ends it."""
         decoder = self.subject.anatomy.decoder
+        refuse_compiled(decoder)
         stack.callback(self._caches.release)
         stack.callback(self.abandon)
         listeners = _open.setdefault(decoder, [])
@@ -93,6 +96,7 @@ class Tracker:
             InputError: it has no tokens, or its samples cannot be followed.
         """
         self.abandon()
+        refuse_compiled_call(self.subject.name)
         given = _named(module, args, kwargs)
         if not self.subject.anatomy.causal:
             streams = self._open_frames(given)
@@ -155,9 +159,8 @@ class Tracker:
         """The streams of an encoder's forward: the layouts say how many frames there are."""
         layouts, clips = self._layouts(given)
         anatomy = self.subject.anatomy
-        attended = frames_attended(
-            layouts, given.get(anatomy.row.mask), attends=bool(anatomy.attention)
-        )
+        masks = bool(anatomy.attention) and not getattr(anatomy, "crosses", False)
+        attended = frames_attended(layouts, frame_mask(anatomy, given), attends=masks)
         return open_streams(layouts, clips, attended, causal=False)
 
     def _layouts(

@@ -22,7 +22,7 @@ from sinkscope.errors import SiteError
 from sinkscope.glossary import SITES
 from sinkscope.subjects.block_parts import attention_in, first_layer_config, part_of, query_width
 from sinkscope.subjects.expert_sites import EXPERT_SITES, expert_absence, expert_tap
-from sinkscope.subjects.families import families, families_table, register_family
+from sinkscope.subjects.families import families, families_table
 from sinkscope.subjects.family import Family
 from sinkscope.subjects.finding import find_decoder, submodule
 from sinkscope.subjects.taps import (
@@ -47,7 +47,6 @@ __all__ = [
     "anatomy_of",
     "families",
     "families_table",
-    "register_family",
 ]
 
 ATTENTION_SITES = ("q", "k", "v", "z", "pattern")
@@ -130,6 +129,8 @@ class Anatomy:
             return bool(self.attention_layers)
         if site in EXPERT_SITES:
             return any(self._has(site, block) for block in self.blocks)
+        if site == "cross_out":
+            return bool(self.row.cross_out)
         return self.row.sites is None or site in self.row.sites
 
     def layers_of(self, site: str) -> tuple[int, ...]:
@@ -154,6 +155,12 @@ class Anatomy:
         Raises:
             SiteError: if the blocks, or this one, have no attention.
         """
+        why = getattr(self.row, "maps_why", "")
+        if not self.attention and why:
+            raise SiteError(
+                f"{site!r} of {self.family} cannot be read: {why}; its sites are "
+                f"{', '.join(self.sites())}."
+            )
         if not self.attention:
             raise SiteError(
                 f"A {self.family} block has no attention, so there is no {site!r}; its sites are "
@@ -212,6 +219,8 @@ class Anatomy:
         if self.row.sites is not None and site not in self.row.sites:
             why = f": it {self.row.also}" if self.row.also else ""
             return f"a {self.family} block has the sites {', '.join(self.row.sites)} only{why}"
+        if site == "cross_out" and not self.row.cross_out:
+            return f"{self.family} has no cross-attention"
         if site == "resid_mid" and self.parallel:
             return f"attention and MLP of {self.family} read the same stream (a parallel block)"
         if site in _GATED and self.row.gate is None:
@@ -238,6 +247,7 @@ class Anatomy:
             return Tap(part_of(block, path, row), "input", first_input, path in row.flat, put)
         path = {
             "attn_out": row.attn_out if submodule(block, row.attention) else row.mixer or "",
+            "cross_out": row.cross_out,
             "mlp_out": row.mlp_out,
             "mlp_gate": row.gate or "",
             "mlp_up": row.up or "",
@@ -250,7 +260,7 @@ class Anatomy:
         where = "input" if site == "resid_pre" else "output"
         select, put = (first_input, put_input) if where == "input" else (first_output, put_output)
         if self.row.active is None:
-            return Tap(block, where, select, put=put)
+            return Tap(block, where, select, "" in self.row.flat, put)
         index = int(getattr(self.config, self.row.active))
         return Tap(
             block,

@@ -21,7 +21,6 @@ Example:
     ('whisper', 2, False)
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -29,82 +28,36 @@ from torch import nn
 
 from sinkscope.errors import UnknownFamilyError
 from sinkscope.subjects.anatomy import Anatomy
-from sinkscope.subjects.family import Family
+from sinkscope.subjects.encoder_rows import EncoderRow, encoder_rows
 from sinkscope.subjects.finding import submodule
 
-__all__ = ["encoder_anatomy", "projector_anatomy"]
+__all__ = ["encoder_anatomy", "encoder_row", "projector_anatomy"]
 
-_PRE_NORM = Family(
-    "whisper",
-    blocks="layers",
-    resid_mid="final_layer_norm",
-    mlp_out="fc2",
-    gate=None,
-    up=None,
-    down="fc2",
-    causal=False,
-    builtin=True,
+_PROJECTOR = EncoderRow(
+    "projector", down="2", sites=("resid_pre", "mlp_act", "resid_post"), maps=False
 )
-_WAVLM = replace(
-    _PRE_NORM,
-    model_type="wavlm",
-    attention="attention",
-    attn_out="attention",
-    resid_mid="feed_forward",
-    mlp_out="feed_forward",
-    down="feed_forward.output_dense",
-    mask="attention_mask",
-)
-_CONVOLUTIONAL = replace(_PRE_NORM, blocks="blocks", sites=("resid_pre", "resid_post"))
-_PROJECTOR = replace(
-    _PRE_NORM,
-    model_type="projector",
-    down="2",
-    sites=("resid_pre", "mlp_act", "resid_post"),
-)
-
-Row = Family | Callable[[Any], Family]
-"""A row, or what makes one from the module, where its configuration decides."""
-
-
-def _avhubert(encoder: Any) -> Family:
-    row = replace(_PRE_NORM, model_type="avhubert", mask="mask")
-    return row if encoder.norm_first else replace(row, resid_mid="fc1")
-
-
-_TRANSFORMERS = "transformers.models."
-_ROWS: dict[tuple[str, str], Row] = {
-    (f"{_TRANSFORMERS}whisper.", "WhisperEncoder"): _PRE_NORM,
-    (f"{_TRANSFORMERS}wavlm.", "WavLMEncoder"): _WAVLM,
-    (f"{_TRANSFORMERS}wavlm.", "WavLMEncoderStableLayerNorm"): replace(
-        _WAVLM, resid_mid="final_layer_norm"
-    ),
-    ("sinkscope.avsr.avhubert.", "Transformer"): _avhubert,
-    ("sinkscope.avsr.encoders", "TinyAudioEncoder"): replace(
-        _CONVOLUTIONAL, model_type="tiny-audio"
-    ),
-    ("sinkscope.avsr.encoders", "TinyVideoEncoder"): replace(
-        _CONVOLUTIONAL, model_type="tiny-video"
-    ),
-}
-"""Beginning of the file and name of a class, and how its blocks are built."""
+_KNOWN_CODE = ("transformers.models.", "sinkscope.avsr.")
+_FIRST_PROJECTIONS = ("q_proj", "q", "qkv")
 
 
 def encoder_anatomy(model: nn.Module) -> Anatomy:
     """The anatomy of the one encoder inside a model.
 
     Args:
-        model: an encoder, or a model that holds one and its front end.
+        model: an encoder, which may run others before it, or a model that holds one and its front
+            end.
 
     Raises:
         UnknownFamilyError: if it holds none, or several, or one that is compiled.
     """
-    found = [(module, row) for module in model.modules() if (row := _row(module)) is not None]
+    own = encoder_row(model)
+    found = [(model, own)] if own is not None else _outermost(model)
     if len(found) != 1:
         names = ", ".join(type(module).__name__ for module, _ in found) or "none"
         raise UnknownFamilyError(
             f"{type(model).__name__} must hold one encoder whose anatomy is known ("
-            f"{', '.join(name for _, name in _ROWS)}); it holds {names}: hand over one encoder."
+            f"{', '.join(name for _, name in encoder_rows())}); it holds {names}: hand over one "
+            "encoder."
         )
     encoder, row = found[0]
     if any(getattr(module, "_compiled_call_impl", None) is not None for module in model.modules()):
@@ -122,32 +75,54 @@ def projector_anatomy(projector: nn.Sequential) -> Anatomy:
     return Anatomy("projector", 1, 0, 0, width, 0, projector, (projector,), (), _PROJECTOR)
 
 
-def _row(module: nn.Module) -> Family | None:
+def encoder_row(module: nn.Module) -> EncoderRow | None:
+    """The row of a module's class, or of what it is derived from; None where there is none."""
     for kind in type(module).__mro__:
-        for (place, name), row in _ROWS.items():
+        for (place, name), row in encoder_rows().items():
             if kind.__name__ == name and kind.__module__.startswith(place):
-                return row if isinstance(row, Family) else row(module)
+                return _as_built(module, row)
     return None
 
 
-def _of_blocks(encoder: nn.Module, row: Family) -> Anatomy:
+def _outermost(model: nn.Module) -> list[tuple[nn.Module, EncoderRow]]:
+    """The encoders inside a model; of one that runs others before it, that one alone."""
+    found: list[tuple[nn.Module, EncoderRow]] = []
+    inside: set[int] = set()
+    for module in model.modules():
+        row = None if id(module) in inside else encoder_row(module)
+        if row is not None:
+            found.append((module, row))
+            inside |= {id(part) for part in module.modules()}
+    return found
+
+
+def _as_built(module: Any, row: EncoderRow) -> EncoderRow:
+    """The row for what the module's own settings make of it."""
+    if row.model_type == "avhubert" and not module.norm_first:
+        return replace(row, resid_mid="fc1")
+    return row
+
+
+def _of_blocks(encoder: nn.Module, row: EncoderRow) -> Anatomy:
     blocks = submodule(encoder, row.blocks)
     if not isinstance(blocks, nn.ModuleList) or not len(blocks):
         raise UnknownFamilyError(
             f"{type(encoder).__name__} has no blocks at {row.blocks!r}; hand over a whole encoder."
         )
-    if row.sites is not None:
-        width = int(getattr(encoder, "width", 0))
+    _refuse_unlike(encoder, row, blocks[0])
+    if row.sites is not None and not row.maps:
+        width = _width(encoder)
         return Anatomy(row.model_type, len(blocks), 0, 0, width, 0, encoder, tuple(blocks), (), row)
     attention: tuple[Any, ...] = tuple(submodule(block, row.attention) for block in blocks)
-    heads, query = _heads(attention[0]), attention[0].q_proj
+    first = attention[0]
+    heads, kv_heads, d_model, d_head = _sizes(first)
     return Anatomy(
         row.model_type,
         n_layers=len(blocks),
         n_heads=heads,
-        n_kv_heads=heads,
-        d_model=int(query.in_features),
-        d_head=int(query.out_features) // heads,
+        n_kv_heads=kv_heads,
+        d_model=d_model,
+        d_head=d_head,
         decoder=encoder,
         blocks=tuple(blocks),
         attention=attention,
@@ -155,5 +130,41 @@ def _of_blocks(encoder: nn.Module, row: Family) -> Anatomy:
     )
 
 
-def _heads(attention: Any) -> int:
-    return int(attention.num_heads if hasattr(attention, "num_heads") else attention.heads)
+def _refuse_unlike(encoder: Any, row: EncoderRow, block: nn.Module) -> None:
+    config = getattr(encoder, "config", None)
+    for name, right in row.requires.items():
+        found = getattr(config, name, None)
+        if found is not None and found != right:
+            raise UnknownFamilyError(
+                f"This {row.model_type} has {name}={found!r}, which changes a formula; its row is "
+                f"right for {name}={right!r} only."
+            )
+    code = type(block).forward.__module__
+    if not code.startswith(_KNOWN_CODE):
+        raise UnknownFamilyError(
+            f"{type(encoder).__name__} is a known encoder, but its blocks run code of {code!r}, "
+            "which may do anything; hand over an encoder of transformers as it is."
+        )
+
+
+def _width(encoder: Any) -> int:
+    """Features of the stream of blocks whose attention is not read."""
+    config = getattr(encoder, "config", None)
+    owners = ((encoder, "width"), (config, "hidden_size"), (config, "hidden_dim"))
+    return next((int(getattr(owner, name)) for owner, name in owners if hasattr(owner, name)), 0)
+
+
+def _sizes(attention: Any) -> tuple[int, int, int, int]:
+    """Query heads, key-value heads, features of the stream and of a head."""
+    config = getattr(attention, "config", None)
+    owners = [(attention, name) for name in ("num_heads", "heads", "num_attention_heads")]
+    owners.append((config, "num_attention_heads"))
+    heads = next(int(getattr(owner, name)) for owner, name in owners if hasattr(owner, name))
+    query = next(
+        getattr(attention, name) for name in _FIRST_PROJECTIONS if hasattr(attention, name)
+    )
+    fused = 3 if hasattr(attention, "qkv") else 1
+    d_head = int(query.out_features) // fused // heads
+    key = getattr(attention, "k_proj", None)
+    kv_heads = heads if key is None else int(key.out_features) // d_head
+    return heads, kv_heads, int(query.in_features), d_head

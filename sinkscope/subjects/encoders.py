@@ -19,13 +19,17 @@ from torch import Tensor, nn
 from sinkscope.avsr.clip import Clip
 from sinkscope.avsr.encoders import Encoder
 from sinkscope.avsr.model import LlamaAvsr
-from sinkscope.errors import InputError, UnknownFamilyError
+from sinkscope.errors import InputError
 from sinkscope.layout import TokenLayout
 from sinkscope.subjects.anatomy import Anatomy
 from sinkscope.subjects.clip_layouts import summarise
 from sinkscope.subjects.encoder_anatomy import encoder_anatomy
+from sinkscope.subjects.encoder_fronts import front_of, refuse_more
+from sinkscope.subjects.encoder_given import as_features, layouts_of_features
+from sinkscope.subjects.encoder_layouts import frame_mask, layouts_of
 from sinkscope.subjects.frame_layouts import STREAMS, layout_of_frames, unknown_frames
-from sinkscope.subjects.fronts import Front, NoFront, WavlmFront, WhisperFront
+from sinkscope.subjects.fronts import Front
+from sinkscope.subjects.image_fronts import ImageFront
 from sinkscope.subjects.running import describe_model, evaluating
 from sinkscope.subjects.subject import Announce, ModelInputs
 
@@ -45,7 +49,7 @@ class EncoderSubject:
     name: str
     model: nn.Module
     anatomy: Anatomy
-    front: Front
+    front: Front | ImageFront
     stream: str = "audio"
     tokenizer: Any | None = None
     massive_ratio: float | None = None
@@ -60,14 +64,33 @@ class EncoderSubject:
         layout: TokenLayout | Sequence[TokenLayout] | None = None,
         prepend_bos: bool | None = None,
     ) -> Iterator[ModelInputs]:
-        """One forward for each clip.
+        """One forward for each clip, or for what the encoder's processor made.
+
+        An encoder of images reads a clip's frames, each as one sample.
+
+        Args:
+            data: a clip or several; a mapping of the arguments of the model's own forward; or a
+                tensor of the first of them.
+            input_ids: none, as for the others: an encoder reads no tokens.
+            inputs_embeds: none.
+            attention_mask: none; it may be in the mapping.
+            layout: none.
+            prepend_bos: none.
 
         Raises:
-            InputError: anything but clips; a clip that lacks the stream or is too short.
+            InputError: anything else; a clip that lacks the stream or is too short.
         """
         others = (input_ids, inputs_embeds, attention_mask, layout, prepend_bos)
-        prepare: Any = self.front.prepare
+        features = as_features(self.name, self.model, data)
+        if features is not None:
+            refuse_others(self.name, others)
+            yield self._of_features(features)
+            return
+        prepare: Any = self.front.prepare if not isinstance(self.front, ImageFront) else None
         for clip in only_clips(self.name, data, others):
+            if isinstance(self.front, ImageFront):
+                yield from self.front.inputs(clip, summarise(clip))
+                continue
             batch, lengths = prepare([clip], **self._asked)
             device = next(self.model.parameters()).device
             yield ModelInputs(
@@ -80,7 +103,9 @@ class EncoderSubject:
     def forward(self, inputs: ModelInputs, *, logits: bool = True) -> Any:
         """Run the encoder in evaluation mode without gradients; it has no logits."""
         with evaluating(self.model):
-            return self.front(**inputs.kwargs)
+            if "batch" in inputs.kwargs and not isinstance(self.front, ImageFront):
+                return self.front(**inputs.kwargs)
+            return self.model(**inputs.kwargs)
 
     @contextmanager
     def announcing(self, announce: Announce) -> Iterator[None]:
@@ -120,11 +145,14 @@ class EncoderSubject:
         Raises:
             InputError: if the encoder was called without a tensor.
         """
+        own = layouts_of(self.anatomy, decoder_kwargs)
+        if own is not None:
+            return own
         given = next((x for x in decoder_kwargs.values() if isinstance(x, Tensor)), None)
         if given is None:
             raise InputError(f"{self.name} was called without a tensor; give it its features.")
         positions = self._window or int(given.shape[1])
-        mask = decoder_kwargs.get(self.anatomy.row.mask)
+        mask = frame_mask(self.anatomy, decoder_kwargs)
         real = torch.ones(len(given), positions) if mask is None else mask
         return tuple(
             unknown_frames(self.stream, row, frame_rate=self.front.frame_rate)
@@ -144,7 +172,7 @@ class EncoderSubject:
     @property
     def _window(self) -> int | None:
         """Frames that the encoder always runs, filling up with silence; None where it does not."""
-        if self.anatomy.family != "whisper":
+        if self.anatomy.family not in ("whisper", "qwen2_audio", "voxtral", "audioflamingo3"):
             return None
         return int(self.anatomy.config.max_source_positions)
 
@@ -153,6 +181,17 @@ class EncoderSubject:
         """What an encoder of several streams must be told where it reads one of them alone."""
         own = getattr(self.front, "streams", ())
         return {"streams": (self.stream,)} if len(own) > 1 and self.stream in own else {}
+
+    def _of_features(self, features: dict[str, Any]) -> ModelInputs:
+        layouts = layouts_of_features(
+            self.model,
+            self.anatomy,
+            features,
+            stream=self.stream,
+            frame_rate=self.front.frame_rate,
+        )
+        layouts = self.layout_of(features) if layouts is None else layouts
+        return ModelInputs(features, layouts, (None,) * len(layouts), prepend_bos=False)
 
     def _layouts(
         self, clips: Sequence[Clip], lengths: Tensor, *, stream: str | None = None
@@ -173,28 +212,35 @@ class EncoderSubject:
 
 
 def encoder_subject(
-    model: nn.Module, *, name: str | None = None, stream: str | None = None
+    model: nn.Module,
+    *,
+    name: str | None = None,
+    stream: str | None = None,
+    processor: Any | None = None,
 ) -> EncoderSubject:
     """A subject of a loaded encoder.
 
     Args:
-        model: an encoder of the package; transformers' ``WhisperEncoder``, ``WavLMModel`` or the
-            encoder inside it; or an AV-HuBERT.
+        model: an encoder of the package, an AV-HuBERT, or an encoder of transformers whose class
+            is in the table (``encoder_rows``), with its front end where it has one.
         name: what tables and figures call it.
-        stream: ``"audio"``, ``"video"`` or ``"audiovisual"``; by default what the encoder reads.
+        stream: ``"audio"``, ``"video"``, ``"audiovisual"`` or ``"image"``; by default what the
+            encoder reads.
+        processor: of an encoder of images, for the mean and deviation of its pictures.
 
     Raises:
         UnknownFamilyError: if it is none of these, or holds more than an encoder.
         InputError: if there is no such stream.
     """
-    _refuse_more(model)
+    refuse_more(model)
     anatomy = encoder_anatomy(model)
-    stream = stream or _stream(model)
+    stream = stream or _stream(model, anatomy)
     if stream not in STREAMS:
         raise InputError(f"stream is {stream!r}; use one of {', '.join(STREAMS)}.")
     path = str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
     called = name or path or f"{anatomy.family} ({type(model).__name__})"
-    return EncoderSubject(called, model, anatomy, _front(model, anatomy, called), stream)
+    front = front_of(model, anatomy, called, processor=processor)
+    return EncoderSubject(called, model, anatomy, front, stream)
 
 
 def encoder_of(model: LlamaAvsr, stream: str, *, name: str) -> EncoderSubject:
@@ -219,11 +265,7 @@ def only_clips(name: str, data: Any, others: Sequence[Any]) -> list[Clip]:
     Raises:
         InputError: if the data is no clip, or one of the other arguments is not None.
     """
-    if any(given is not None for given in others):
-        raise InputError(
-            f"{name} makes frames, mask and layout from the clip itself, and has no BOS; give "
-            "clips alone."
-        )
+    refuse_others(name, others)
     several = list(data) if isinstance(data, list | tuple) else [data]
     if not several or not all(isinstance(clip, Clip) for clip in several):
         raise InputError(
@@ -233,33 +275,22 @@ def only_clips(name: str, data: Any, others: Sequence[Any]) -> list[Clip]:
     return several
 
 
-def _refuse_more(model: nn.Module) -> None:
-    """Refuse a model of transformers of which the encoder is only a part."""
-    own = type(model).__name__
-    place = {"whisper": "its get_encoder()", "wavlm": "its .wavlm"}
-    for family, part in place.items():
-        inside = type(model).__module__.startswith(f"transformers.models.{family}.")
-        if inside and not (own.startswith("WhisperEncoder") or own.startswith("WavLMEncoder")):
-            if own == "WavLMModel":
-                continue
-            raise UnknownFamilyError(
-                f"{own} is more than an encoder, and only the encoder can be studied here; hand "
-                f"over {part}."
-            )
+def refuse_others(name: str, others: Sequence[Any]) -> None:
+    """Refuse token ids and what goes with them.
+
+    Raises:
+        InputError: if one of these arguments is not None.
+    """
+    if any(given is not None for given in others):
+        raise InputError(
+            f"{name} makes frames, mask and layout from the clip itself, and has no BOS; give "
+            "clips alone."
+        )
 
 
-def _front(model: Any, anatomy: Anatomy, name: str) -> Front:
-    if isinstance(model, Encoder):
-        return model
-    if type(model).__name__ == "WhisperEncoder":
-        return WhisperFront(model)
-    if type(model).__name__ == "WavLMModel":
-        return WavlmFront(model)
-    return NoFront(name, 25.0 if anatomy.family == "avhubert" else 50.0)
-
-
-def _stream(model: nn.Module) -> str:
-    return _joined(list(getattr(model, "streams", ())) or ["audio"])
+def _stream(model: nn.Module, anatomy: Anatomy) -> str:
+    reads = getattr(anatomy.row, "reads", "audio")
+    return _joined(list(getattr(model, "streams", ())) or [reads])
 
 
 def _joined(streams: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from sinkscope.errors import UnknownFamilyError
 from sinkscope.subjects.family import Family
 from sinkscope.subjects.family_rows import ROWS
 
-__all__ = ["Family", "families", "families_table", "family", "register_family"]
+__all__ = ["Family", "add_family", "families", "families_table", "family"]
 
 _TABLE: dict[str, Family] = {row.model_type: row for row in ROWS}
 
@@ -40,64 +40,9 @@ def family(model_type: str) -> Family:
     return _TABLE[model_type]
 
 
-def register_family(
-    model_type: str,
-    *,
-    blocks: str = "model.layers",
-    attention: str = "self_attn",
-    attn_out: str | None = None,
-    resid_mid: str | None = "post_attention_layernorm",
-    mlp_out: str = "mlp",
-    gate: str | None = "mlp.gate_proj",
-    up: str | None = "mlp.up_proj",
-    down: str = "mlp.down_proj",
-) -> Family:
-    """Describe a model family, so that models of it can be loaded. The defaults are Llama's.
-
-    Check the row on a small model: ``resid_pre + attn_out`` must be ``resid_mid``, and
-    ``resid_mid + mlp_out`` must be ``resid_post``.
-
-    Args:
-        model_type: ``config.model_type`` of the family's models; a row that has it is replaced.
-        blocks: path of the list of blocks, from the language model.
-        attention: path, inside a block, of the module that calls transformers' attention interface.
-        attn_out: the module whose output attention adds to the stream; the attention by default.
-        resid_mid: the module whose input is the stream between attention and MLP; None where both
-            read the same stream (a parallel block).
-        mlp_out: the module whose output the MLP adds to the stream.
-        gate: the projection that makes the gate, or None.
-        up: the projection that the gate multiplies; the same as ``gate`` where it makes both.
-        down: the down projection.
-
-    Returns:
-        The new row.
-
-    Raises:
-        UnknownFamilyError: if only one of ``gate`` and ``up`` is given.
-
-    Example:
-        >>> register_family("my_llama", blocks="decoder.blocks", attention="attn").attn_out
-        'attn'
-    """
-    if (gate is None) != (up is None):
-        raise UnknownFamilyError(
-            f"register_family({model_type!r}): gate is {gate!r} and up is {up!r}; "
-            "give both for a gated MLP, or None for both."
-        )
-    row = Family(
-        model_type,
-        blocks=blocks,
-        attention=attention,
-        attn_out=attn_out or attention,
-        resid_mid=resid_mid or "",
-        mlp_out=mlp_out,
-        gate=gate,
-        up=up,
-        down=down,
-        parallel=resid_mid is None,
-    )
-    _TABLE[model_type] = row
-    return row
+def add_family(row: Family) -> None:
+    """Add a row, or replace the one that has its ``model_type``."""
+    _TABLE[row.model_type] = row
 
 
 def families_table() -> str:

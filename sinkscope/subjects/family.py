@@ -54,12 +54,14 @@ class Family:
             or the field of the configuration that says so.
         multiplier: the attribute of a block by which ``attn_out`` and ``mlp_out`` are multiplied
             before they are added.
-        flat: the modules that see samples and tokens on one axis.
+        flat: the modules that see samples and tokens on one axis; "" is the block itself.
         requires: fields of the configuration that would change a formula, with the value, or the
             tuple of values, that this row is right for (also right: the field is absent).
         builtin: whether the row describes the classes of transformers, and of no one else.
         causal: whether a query sees the keys up to itself only; an encoder's queries see all.
         sites: the only sites of its blocks, where it lacks most; None for all.
+        cross_out: the module whose output cross-attention adds to the residual stream, before
+            ``resid_mid``; "" where there is none.
         mask: of an encoder's forward, the argument that says which frames are real; "" for none.
         mixer: the module that stands where ``attention`` would in blocks that have none (linear
             attention, a convolution, a state space); its output is ``attn_out`` there.
@@ -87,6 +89,7 @@ class Family:
     causal: bool = True
     sites: tuple[str, ...] | None = None
     mask: str = ""
+    cross_out: str = ""
     mixer: str | None = None
     active: str | None = None
     also: str = ""

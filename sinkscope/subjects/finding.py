@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from sinkscope.errors import UnknownFamilyError
+from sinkscope.subjects.compiled import refuse_compiled
 from sinkscope.subjects.families import families, family
 from sinkscope.subjects.family import Family
 
@@ -35,7 +36,7 @@ def find_decoder(model: nn.Module) -> tuple[nn.Module, Family, nn.ModuleList]:
         UnknownFamilyError: if there is no decoder of a known family, there are several, or the
             family's row is not right for it.
     """
-    _refuse_compiled(model)
+    refuse_compiled(model)
     decoders: dict[int, tuple[nn.Module, Family, nn.ModuleList]] = {}
     for module, row in _configured(model):
         path = row.blocks.split(".")
@@ -83,14 +84,6 @@ def _nothing_found(model: nn.Module) -> UnknownFamilyError:
         f"hand over a model of transformers ({', '.join(families())}), or give yours a "
         "config.model_type and describe it with sinkscope.register_family."
     )
-
-
-def _refuse_compiled(model: nn.Module) -> None:
-    if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
-        raise UnknownFamilyError(
-            f"{type(model).__name__} is compiled, so hooks would be skipped or recompile it; "
-            "hand over the model as it was before torch.compile."
-        )
 
 
 def _refuse_unlike(decoder: nn.Module, row: Family, blocks: nn.ModuleList) -> None:

@@ -20,7 +20,7 @@ from sinkscope.subjects.layouts import pad_layout
 
 __all__ = ["STREAMS", "layout_of_frames", "unknown_frames"]
 
-STREAMS = ("audio", "video", "audiovisual")
+STREAMS = ("audio", "video", "audiovisual", "image")
 """What an encoder may read; its frames belong to the segment of that name."""
 
 

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from sinkscope.avsr.clip import SAMPLE_RATE, Clip
 from sinkscope.errors import InputError
+from sinkscope.subjects.encoder_given import convolved
 
-__all__ = ["Front", "NoFront", "WavlmFront", "WhisperFront"]
+__all__ = ["Front", "NoFront", "WaveformFront", "WhisperFront"]
 
 WHISPER_HOP = 160
 """Samples of sound from one log-mel frame to the next."""
@@ -44,9 +45,15 @@ class Front(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class WhisperFront:
-    """Log-mel bands of the clip, filled up with silence to the encoder's window."""
+    """Log-mel bands of the clip, filled up with silence to the encoder's window.
+
+    Attributes:
+        encoder: what reads them.
+        extractor: what makes them; with the published settings where None.
+    """
 
     encoder: Any
+    extractor: Any | None = None
 
     @property
     def frame_rate(self) -> float:
@@ -59,7 +66,7 @@ class WhisperFront:
 
         config = self.encoder.config
         window = 2 * WHISPER_HOP * int(config.max_source_positions)
-        extract = WhisperFeatureExtractor(feature_size=int(config.num_mel_bins))
+        extract = self.extractor or WhisperFeatureExtractor(feature_size=int(config.num_mel_bins))
         bands: Any = extract(
             [_sound(clip) for clip in clips],
             sampling_rate=SAMPLE_RATE,
@@ -77,11 +84,12 @@ class WhisperFront:
 
 
 @dataclass(frozen=True, eq=False)
-class WavlmFront:
-    """The clip's waveform, brought to mean 0 and deviation 1 where the model was trained so.
+class WaveformFront:
+    """The clip's waveform, for WavLM, wav2vec 2.0 and HuBERT.
 
-    That is where its convolutions are layer-normalised (``config.feat_extract_norm``), as in the
-    published WavLM Large.
+    It is brought to mean 0 and deviation 1 where the convolutions are layer-normalised
+    (``config.feat_extract_norm``), as in the published large models. Elsewhere the first of them is
+    normalised over time, so that neither changes what comes out of it.
     """
 
     model: Any
@@ -94,12 +102,13 @@ class WavlmFront:
     def prepare(self, clips: Sequence[Clip]) -> tuple[Tensor, Int[Tensor, " sample"]]:
         """The waveform of one clip ``(1, samples)``, and its frames."""
         if len(clips) != 1:
-            raise InputError(f"A bare WavLM reads one clip at a time, not {len(clips)}.")
+            raise InputError(
+                f"A bare {type(self.model).__name__} reads one clip at a time, not {len(clips)}."
+            )
         sound = torch.from_numpy(np.array(_sound(clips[0])))[None]
         if self.model.config.feat_extract_norm == "layer":
             sound = nn.functional.layer_norm(sound, sound.shape[1:], eps=1e-7)
-        frames = self.model._get_feat_extract_output_lengths(sound.shape[1])
-        return sound, torch.as_tensor(frames).reshape(1)
+        return sound, torch.tensor([convolved(self.model.config, sound.shape[1])])
 
     def __call__(self, batch: Tensor, lengths: Int[Tensor, " sample"]) -> Any:
         """Run the model."""

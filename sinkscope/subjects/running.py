@@ -49,7 +49,7 @@ def describe_model(model: nn.Module, anatomy: Anatomy) -> dict[str, Any]:
         "family": anatomy.family,
         "model_hash": model_hash(model, anatomy),
         "dtype": str(parameter.dtype).removeprefix("torch."),
-        "device": ", ".join(sorted({str(weight.device) for weight in model.parameters()})),
+        "device": ", ".join(sorted({_place(weight) for weight in model.parameters()})),
         "attention_implementation": anatomy.attn_implementation,
         "without_attention": {
             str(layer): type(mixer).__name__
@@ -97,6 +97,11 @@ def model_hash(model: nn.Module, anatomy: Anatomy) -> str:
     experts = expert_settings(anatomy.blocks)
     digest.update(b"" if experts is None else repr(sorted(asdict(experts).items())).encode())
     return digest.hexdigest()
+
+
+def _place(weight: torch.Tensor) -> str:
+    """The device of a weight; "offloaded" where accelerate brings it when it is needed."""
+    return "offloaded" if weight.device.type == "meta" else str(weight.device)
 
 
 def _sampled(weight: torch.Tensor) -> bytes:

@@ -12,7 +12,7 @@ Example:
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -24,16 +24,15 @@ from sinkscope.layout import TokenLayout
 from sinkscope.record import ClipSummary
 from sinkscope.subjects.anatomy import Anatomy
 from sinkscope.subjects.bundled import Bundled, bundled
+from sinkscope.subjects.encoder_rows import is_encoder
 
 __all__ = ["Announce", "Bundled", "ModelInputs", "Subject", "bundled", "load"]
 
-_ENCODERS = (
-    "sinkscope.avsr.avhubert.",
-    "sinkscope.avsr.encoders",
-    "transformers.models.wavlm.",
-    "transformers.models.whisper.",
-)
-"""Where the classes of encoders are defined."""
+_WRITERS = {
+    f"transformers.models.whisper.modeling_whisper.{name}"
+    for name in ("WhisperForConditionalGeneration", "WhisperModel")
+}
+"""Classes whose decoder attends to the frames of their encoder."""
 
 Announce = Callable[[Sequence[TokenLayout], Sequence[ClipSummary | None]], None]
 """What a subject calls with the layouts and clips of the forward that comes next."""
@@ -50,12 +49,15 @@ class ModelInputs:
         clips: what is known of each sample's clip.
         prepend_bos: whether the samples begin with BOS, or ``"as given"`` where the caller made
             the tokens.
+        known: what else is known of the input, which the model does not take (when the frames of a
+            film were sampled).
     """
 
     kwargs: dict[str, Any]
     layouts: tuple[TokenLayout, ...]
     clips: tuple[ClipSummary | None, ...]
     prepend_bos: bool | Literal["as given"]
+    known: Mapping[str, Any] = field(default_factory=dict)
 
 
 @runtime_checkable
@@ -179,11 +181,15 @@ def _of_module(module: Any, tokenizer: Any | None, processor: Any | None) -> Sub
         from sinkscope.subjects.avsr import avsr_subject
 
         return avsr_subject(module)
-    if any(name.startswith(_ENCODERS) for name in names):
+    if names & _WRITERS:
+        from sinkscope.subjects.whisper import whisper_subject
+
+        return whisper_subject(module, tokenizer=tokenizer, processor=processor)
+    if is_encoder(module):
         from sinkscope.subjects.encoders import encoder_subject
 
         _refuse_options("an encoder", {"tokenizer": tokenizer})
-        return encoder_subject(module)
+        return encoder_subject(module, processor=processor)
     from sinkscope.subjects.multimodal.registry import find_composite, refuse_unlisted
 
     if find_composite(module) is not None:

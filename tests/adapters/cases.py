@@ -1,13 +1,21 @@
 """Every case of the adapter suite."""
 
-from tests.adapters import gemma3n, gemma4, llava_onevision, qwen_omni, qwen_vl, video_llama_3
+from importlib import import_module
+
 from tests.adapters.suite import Case
 
-CASES: tuple[Case, ...] = (
-    *qwen_omni.CASES,
-    *gemma3n.CASES,
-    *gemma4.CASES,
-    *qwen_vl.CASES,
-    *llava_onevision.CASES,
-    *video_llama_3.CASES,
+_FILES = (
+    "gemma3n",
+    "gemma4",
+    "granite_speech",
+    "llava_onevision",
+    "phi4_multimodal",
+    "qwen_audio",
+    "qwen_omni",
+    "qwen_vl",
+    "video_llama_3",
+    "windowed_sound",
+)
+CASES: tuple[Case, ...] = tuple(
+    case for name in _FILES for case in import_module(f"tests.adapters.{name}").CASES
 )

@@ -34,7 +34,7 @@ AUDIO: dict[str, Any] = {
     "encoder_ffn_dim": 48,
     "num_mel_bins": 8,
     "output_dim": 32,
-    "max_source_positions": 64,
+    "max_source_positions": 1500,
 }
 VISION: dict[str, Any] = {
     "depth": 2,
@@ -56,6 +56,16 @@ IDS = {
     "vision_start_token_id": 82,
     "vision_end_token_id": 83,
 }
+MARKS = {
+    "audio_token_id": "audio_token",
+    "image_token_id": "image_token",
+    "video_token_id": "video_token",
+    "audio_start_token_id": "audio_bos_token",
+    "audio_end_token_id": "audio_eos_token",
+    "vision_start_token_id": "vision_bos_token",
+    "vision_end_token_id": "vision_eos_token",
+}
+"""What the processors call the same tokens."""
 ROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10_000.0}
 
 SOUNDS = {QWEN2: (40, 13, 22), QWEN3: (230, 25, 60)}
@@ -67,12 +77,19 @@ FILM_STEP = 1.0
 
 
 @cache
-def thinker(name: str) -> nn.Module:
-    """The tiny model."""
+def thinker(name: str, processor: Any | None = None) -> nn.Module:
+    """The tiny model; with a processor, of its vocabulary and the sizes of its patches."""
+    ids, vocabulary, patch = IDS, 97, 4
+    if processor is not None:
+        words = processor.tokenizer
+        ids = {
+            field: words.convert_tokens_to_ids(getattr(processor, MARKS[field])) for field in IDS
+        }
+        vocabulary, patch = len(words), processor.video_processor.patch_size
     if name == QWEN2:
         from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Model
 
-        own = {"window_size": 16, "fullatt_block_indexes": [1], "embed_dim": 32}
+        own = {"fullatt_block_indexes": [1], "embed_dim": 32}
         text, audio, vision = TEXT, AUDIO | {"n_window": 8}, VISION | own
     else:
         from transformers import Qwen3OmniMoeThinkerForConditionalGeneration as Model
@@ -82,11 +99,11 @@ def thinker(name: str) -> nn.Module:
         text, vision = TEXT | EXPERTS | {"head_dim": 8}, VISION | own
     kind: Any = Model.config_class
     config = kind(
-        text_config=text | {"rope_parameters": ROPE},
+        text_config=text | {"rope_parameters": ROPE, "vocab_size": vocabulary},
         audio_config=audio,
-        vision_config=vision,
+        vision_config=vision | {"patch_size": patch, "window_size": 4 * patch},
         position_id_per_seconds=25 if name == QWEN2 else 13,
-        **IDS,
+        **ids,
     )
     return randomised(Model(config))
 

@@ -1,19 +1,45 @@
-"""What a composite is called with, by name, also where ``generate`` calls it."""
+"""What a composite is called with, by name: by its subject, by a caller, or by ``generate``."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from torch import nn
 
-__all__ = ["announced", "arguments", "following", "fresh_positions", "is_announced"]
+from sinkscope.subjects.subject import ModelInputs
+
+__all__ = [
+    "arguments",
+    "following",
+    "fresh_positions",
+    "given_by_subject",
+    "run_by_subject",
+    "takes",
+]
 
 Arguments = dict[str, Any]
 
 _DELTAS = "rope_deltas"
 
-_announced: list[nn.Module] = []
+_running: ContextVar[tuple[nn.Module, ModelInputs] | None] = ContextVar("_running", default=None)
+
+
+@contextmanager
+def run_by_subject(module: nn.Module, inputs: ModelInputs) -> Iterator[None]:
+    """While open, forwards of a composite are those of its subject, which knows their layouts."""
+    before = _running.set((module, inputs))
+    try:
+        yield
+    finally:
+        _running.reset(before)
+
+
+def given_by_subject(module: nn.Module) -> ModelInputs | None:
+    """What its subject runs a composite on; None where someone else calls it."""
+    running = _running.get()
+    return running[1] if running is not None and running[0] is module else None
 
 
 def arguments(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
@@ -23,19 +49,9 @@ def arguments(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any
     return {name: value for name, value in given.items() if value is not None}
 
 
-@contextmanager
-def announced(module: nn.Module) -> Iterator[None]:
-    """While open, the layouts of the module's forward are known to whoever records it."""
-    _announced.append(module)
-    try:
-        yield
-    finally:
-        _announced.remove(module)
-
-
-def is_announced(module: nn.Module) -> bool:
-    """Whether a forward of the module is one whose layouts were announced with it."""
-    return any(one is module for one in _announced)
+def takes(module: nn.Module, name: str) -> bool:
+    """Whether a module's forward names an argument."""
+    return name in inspect.signature(module.forward).parameters
 
 
 @contextmanager

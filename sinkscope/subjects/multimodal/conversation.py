@@ -30,13 +30,18 @@ class Asker(Protocol):
     def instruction(self) -> str: ...  # noqa: D102
     @property
     def streams(self) -> tuple[str, ...] | None: ...  # noqa: D102
+    @property
+    def audio_in_video(self) -> bool: ...  # noqa: D102
+    @property
+    def processing(self) -> Mapping[str, Any]: ...  # noqa: D102
 
 
 def conversation(asker: Asker, clip: Clip) -> Mapping[str, Any]:
     """What the processor makes of a clip's streams, followed by the instruction.
 
     The film is the clip's frames, grey in all three colours, at 25 a second; how many of them the
-    model sees is the processor's choice.
+    model sees is the processor's choice, or the family's row says it. With ``audio_in_video`` the
+    sound lies between the frames, and the film alone has a place in the text.
 
     Raises:
         InputError: without a processor or a chat template; a clip that has none of the streams.
@@ -48,7 +53,8 @@ def conversation(asker: Asker, clip: Clip) -> Mapping[str, Any]:
             "give what its processor returns."
         )
     media = _media(asker, clip)
-    content = [{"type": stream} for stream in media]
+    marked = [stream for stream in media if stream != "audio" or not asker.audio_in_video]
+    content = [{"type": stream} for stream in marked]
     messages = [
         {"role": "user", "content": [*content, {"type": "text", "text": asker.instruction}]}
     ]
@@ -58,7 +64,11 @@ def conversation(asker: Asker, clip: Clip) -> Mapping[str, Any]:
         given |= {"audio": [media["audio"]], "sampling_rate": SAMPLE_RATE}
     if "video" in media:
         given |= {"videos": [media["video"]], "video_metadata": [_metadata(media["video"])]}
-    return processor(**given)
+        given |= {"return_metadata": True} | dict(asker.composite.film)
+    if not asker.audio_in_video:
+        return processor(**given | dict(asker.processing))
+    given |= {"load_audio_from_video": True, "audio_from_video_indices": [0]}
+    return processor(**given | dict(asker.processing)) | {"use_audio_in_video": True}
 
 
 def described(layout: TokenLayout, clip: Clip) -> TokenLayout:
@@ -77,6 +87,11 @@ def _media(asker: Asker, clip: Clip) -> dict[str, np.ndarray]:
     if not media:
         raise InputError(
             f"{clip.name} has none of the streams {', '.join(wanted)} that {asker.name} is given."
+        )
+    if asker.audio_in_video and len(media) < 2:
+        raise InputError(
+            f"{clip.name} has no sound and picture that {asker.name} could lay between each other; "
+            "give a clip and streams with both, or audio_in_video=False."
         )
     return media
 

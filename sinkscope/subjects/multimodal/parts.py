@@ -6,7 +6,7 @@ encoder has no BOS, so its first frame is the reference.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -16,8 +16,10 @@ from sinkscope.errors import InputError
 from sinkscope.layout import TokenLayout
 from sinkscope.subjects.anatomy import Anatomy
 from sinkscope.subjects.encoder_anatomy import encoder_anatomy
+from sinkscope.subjects.encoder_layouts import frame_mask
 from sinkscope.subjects.finding import submodule
-from sinkscope.subjects.multimodal.calls import arguments, following
+from sinkscope.subjects.layouts import pad_layout
+from sinkscope.subjects.multimodal.calls import arguments, following, given_by_subject
 from sinkscope.subjects.multimodal.layouts import DESCRIPTORS, LETTERS
 from sinkscope.subjects.multimodal.table import Composite, Given, Stream, StreamTokens
 from sinkscope.subjects.running import describe_model
@@ -86,7 +88,7 @@ class PartSubject:
                     f"{self.name}: the input has no {self.row.features}, so the encoder would not "
                     f"run; give {self.stream}."
                 )
-            yield ModelInputs(inputs.kwargs, (), (), prepend_bos=False)
+            yield replace(inputs, layouts=(), clips=(), prepend_bos=False)
 
     def forward(self, inputs: ModelInputs, *, logits: bool = True) -> Any:
         """Run the whole composite."""
@@ -104,7 +106,9 @@ class PartSubject:
                 now.update(following_inputs(arguments(module, args, kwargs)))
 
             def before(encoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-                given = Given(now | following_inputs({}), module.config, self.whole.processor)
+                own = given_by_subject(module)
+                inputs = now | following_inputs({}) | dict(own.known if own is not None else {})
+                given = Given(inputs, module.config, self.whole.processor)
                 announce(self._layouts(arguments(encoder, args, kwargs), given), ())
 
             hook = module.register_forward_pre_hook(remember, with_kwargs=True)
@@ -139,7 +143,18 @@ class PartSubject:
     def _layouts(self, called: Mapping[str, Any], given: Given) -> tuple[TokenLayout, ...]:
         if self.row.frames is None:
             raise InputError(f"{self.name}: what its frames are is not known.")
-        return tuple(_layout(self.stream, tokens) for tokens in self.row.frames(called, given))
+        layouts = [_layout(self.stream, tokens) for tokens in self.row.frames(called, given)]
+        mask = frame_mask(self.anatomy, called)
+        if mask is None:
+            return tuple(layouts)
+        real = mask.cpu().numpy()
+        if [len(one) for one in layouts] != real.sum(1).tolist():
+            raise InputError(
+                f"{self.name}: its frames are {[len(one) for one in layouts]} by the forward's "
+                f"arguments, but {real.sum(1).tolist()} by the mask that it got; give what the "
+                "model's own processor made."
+            )
+        return tuple(pad_layout(one, row) for one, row in zip(layouts, real, strict=True))
 
 
 def part_of(whole: Whole, stream: str) -> PartSubject:

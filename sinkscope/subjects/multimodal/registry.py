@@ -20,7 +20,18 @@ __all__ = [
     "refuse_unlisted",
 ]
 
-_ROWS = ("qwen_omni", "qwen_vl", "llava_onevision", "video_llama_3", "gemma4", "gemma3n")
+_ROWS = (
+    "gemma3n",
+    "gemma4",
+    "granite_speech",
+    "llava_onevision",
+    "phi4_multimodal",
+    "qwen_audio",
+    "qwen_omni",
+    "qwen_vl",
+    "video_llama_3",
+    "windowed_sound",
+)
 """Files of ``rows``; each has ``COMPOSITES``."""
 
 _added: dict[str, Composite] = {}

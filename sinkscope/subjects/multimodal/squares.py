@@ -16,7 +16,7 @@ Grid = tuple[int, int, int]
 def in_squares(
     grids: Sequence[Grid],
     merge: int | Sequence[int],
-    times: Sequence[Float[np.ndarray, "frame 2"]],
+    times: Sequence[Float[np.ndarray, "_ 2"]],
     *,
     window: int | None = None,
 ) -> StreamTokens:

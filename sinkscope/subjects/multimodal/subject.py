@@ -4,10 +4,9 @@ The layout follows from the ids that the composite's forward receives, so it is 
 own calls and of ``generate`` too.
 """
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,11 +20,12 @@ from sinkscope.subjects.given import real_tokens
 from sinkscope.subjects.huggingface import HuggingFaceSubject
 from sinkscope.subjects.layouts import fit_layouts
 from sinkscope.subjects.multimodal.calls import (
-    announced,
     arguments,
     following,
     fresh_positions,
-    is_announced,
+    given_by_subject,
+    run_by_subject,
+    takes,
 )
 from sinkscope.subjects.multimodal.conversation import conversation, described
 from sinkscope.subjects.multimodal.layouts import layouts_of
@@ -49,6 +49,8 @@ class MultimodalSubject:
         processor: its processor, which clips need.
         instruction: what the model is asked about a clip.
         streams: which of a clip's streams it is given; None for all that model and clip have.
+        audio_in_video: whether a clip's sound lies between its frames.
+        processing: what the processor is told of clips besides.
     """
 
     name: str
@@ -59,6 +61,8 @@ class MultimodalSubject:
     processor: Any | None = None
     instruction: str = "Transcribe the speech."
     streams: tuple[str, ...] | None = None
+    audio_in_video: bool = False
+    processing: Mapping[str, Any] = field(default_factory=dict)
     massive_ratio: float | None = None
 
     @property
@@ -72,12 +76,24 @@ class MultimodalSubject:
         return self.text.tokenizer
 
     def with_options(
-        self, *, instruction: str | None = None, streams: Sequence[str] | None = None
+        self,
+        *,
+        instruction: str | None = None,
+        streams: Sequence[str] | None = None,
+        audio_in_video: bool | None = None,
+        processing: Mapping[str, Any] | None = None,
     ) -> "MultimodalSubject":
-        """The same model with another instruction, or given fewer streams of each clip.
+        """The same model, given clips in another way; what is None stays as it is.
+
+        Args:
+            instruction: what it is asked.
+            streams: which of a clip's streams it is given.
+            audio_in_video: whether a clip's sound lies between its frames, in turns.
+            processing: arguments of its processor, such as ``{"fps": 1.0}``.
 
         Raises:
-            InputError: a stream that the family does not have.
+            InputError: a stream that the family does not have, or sound between frames where it
+                cannot.
         """
         odd = [name for name in streams or () if name not in self.composite.streams]
         if odd:
@@ -85,8 +101,18 @@ class MultimodalSubject:
                 f"{self.name} reads no stream {odd[0]!r}; it reads "
                 f"{', '.join(self.composite.streams)}."
             )
-        chosen = self.streams if streams is None else tuple(streams)
-        return replace(self, instruction=instruction or self.instruction, streams=chosen)
+        if audio_in_video and not self.composite.audio_in_video:
+            raise InputError(
+                f"{self.composite.title} cannot lay the sound of a film between its frames; use "
+                "audio_in_video=False."
+            )
+        return replace(
+            self,
+            instruction=instruction or self.instruction,
+            streams=self.streams if streams is None else tuple(streams),
+            audio_in_video=self.audio_in_video if audio_in_video is None else audio_in_video,
+            processing=self.processing if processing is None else dict(processing),
+        )
 
     def encoder(self, stream: str) -> PartSubject:
         """The encoder of ``"audio"``, ``"image"`` or ``"video"``, as a subject of its own.
@@ -150,9 +176,10 @@ class MultimodalSubject:
 
     def forward(self, inputs: ModelInputs, *, logits: bool = True) -> Any:
         """Run the model in evaluation mode without gradients; its training flags are restored."""
-        options = {"use_cache": False} | ({} if logits else fewest_logits(self.model))
-        known = announced(self.module) if inputs.layouts else nullcontext()
-        with evaluating(self.model), fresh_positions(self.model), known:
+        options = {"use_cache": False} if takes(self.module, "use_cache") else {}
+        options |= {} if logits else fewest_logits(self.model)
+        ran = run_by_subject(self.module, inputs)
+        with evaluating(self.model), fresh_positions(self.model), ran:
             return self.model(**inputs.kwargs, **options)
 
     @contextmanager
@@ -161,7 +188,9 @@ class MultimodalSubject:
         with following(self.module) as following_inputs:
 
             def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-                if is_announced(module):
+                own = given_by_subject(module)
+                if own is not None and own.layouts:
+                    announce(own.layouts, own.clips)
                     return
                 inputs = following_inputs(arguments(module, args, kwargs))
                 if "input_ids" in inputs:
@@ -190,6 +219,8 @@ class MultimodalSubject:
             "composite": self.composite.model_type,
             "instruction": self.instruction,
             "streams": list(self.streams or self.composite.streams),
+            "audio_in_video": self.audio_in_video,
+            "processing": {name: str(value) for name, value in self.processing.items()},
             **describe_model(self.model, self.anatomy),
         }
 
@@ -215,9 +246,9 @@ class MultimodalSubject:
         elif clip is not None:
             layouts = tuple(described(one, clip) for one in layouts)
         clips = (None,) * len(layouts) if clip is None else (summarise(clip),)
-        takes = inspect.signature(self.module.forward).parameters
-        kwargs = {name: value for name, value in inputs.items() if name in takes}
-        return ModelInputs(kwargs, layouts, clips, "as given")
+        kwargs = {name: value for name, value in inputs.items() if takes(self.module, name)}
+        known = {name: value for name, value in inputs.items() if name not in kwargs}
+        return ModelInputs(kwargs, layouts, clips, "as given", known)
 
     def _moved(self, value: Any) -> Any:
         """A tensor where the model's input goes, in its dtype if it holds no whole numbers."""

@@ -88,7 +88,7 @@ class StreamTokens:
     def of_grids(
         cls,
         grids: Sequence[tuple[int, int, int]],
-        times: Sequence[Float[np.ndarray, "frame 2"]] | None = None,
+        times: Sequence[Float[np.ndarray, "_ 2"]] | None = None,
     ) -> "StreamTokens":
         """Pictures or films whose tokens run frame by frame, row by row, from left to right.
 
@@ -161,14 +161,18 @@ class Turns:
     Attributes:
         named: tokens after which the speaker's name follows, up to ``until``.
         until: the characters with one of which the name ends.
+        closed: tokens with which it ends too.
         direct: tokens that begin a turn by themselves, with the speaker's name.
         ends: tokens that end a turn.
+        late: tokens that begin the answer anew: what looked like its beginning was asked for.
     """
 
     named: tuple[str, ...] = ()
     until: str = "\n"
+    closed: tuple[str, ...] = ()
     direct: Mapping[str, str] = field(default_factory=dict)
     ends: tuple[str, ...] = ()
+    late: tuple[str, ...] = ()
 
 
 CHATML = Turns(named=("<|im_start|>",), ends=("<|im_end|>",))
@@ -186,6 +190,9 @@ class Composite:
         turns: how its chat template marks who speaks.
         delimiters: tokens of the vocabulary, or fields of the configuration that hold an id, that
             open and close what the encoders made.
+        film: what its processor is told with a film besides, so that it samples frames as the
+            family's own tools do.
+        audio_in_video: whether it can lay the sound of a film between the film's frames.
         notes: what is not supported, in words, for `sinkscope models`.
         layout: in place of streams, turns and delimiters, of a registered family: from what is
             known of a forward to one layout a sample, of all positions or of the real ones.
@@ -196,5 +203,7 @@ class Composite:
     streams: Mapping[str, Stream]
     turns: Turns = field(default_factory=Turns)
     delimiters: tuple[str, ...] = ()
+    film: Mapping[str, Any] = field(default_factory=dict)
+    audio_in_video: bool = False
     notes: str = ""
     layout: Callable[[Given], Sequence[TokenLayout]] | None = None

@@ -33,7 +33,13 @@ def segments_of_turns(words: Sequence[str], turns: Turns) -> list[str]:
         >>> segments_of_turns(words, CHATML)
         ['delimiter', 'delimiter', 'delimiter', 'instruction', 'delimiter']
     """
-    return list(_walk(words, turns))
+    found = list(_walk(words, turns))
+    for place, word in enumerate(words):
+        if word in turns.late:
+            while place and found[place - 1] == "response":
+                place -= 1
+                found[place] = "instruction"
+    return found
 
 
 def _walk(words: Sequence[str], turns: Turns) -> Iterator[str]:
@@ -45,6 +51,8 @@ def _walk(words: Sequence[str], turns: Turns) -> Iterator[str]:
             now, naming = ROLES.get(turns.direct[word], "text"), False
         elif word in turns.ends:
             now, naming = "text", False
+        elif naming and word in turns.closed:
+            now, naming = ROLES.get(name.strip(), "text"), False
         elif naming:
             name += word
             ends = [i for i, letter in enumerate(name) if letter in turns.until]

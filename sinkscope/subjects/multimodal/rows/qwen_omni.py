@@ -54,7 +54,7 @@ def _frames_of_qwen3(called: Mapping[str, Any], given: Given) -> list[StreamToke
 
 
 def _clock(given: Given, grids: Sequence[Grid]) -> list[Times]:
-    """When the frames of tokens are: as sampled where the processor says so, else as the LLM is told.
+    """When the frames of tokens are: as the processor sampled them, else as the LLM is told.
 
     The two differ where the processor samples at another pace than it was asked for.
     """
@@ -75,6 +75,9 @@ DELIMITERS = (
 )
 """Fields of the configuration; Qwen3-Omni's class lacks some that its checkpoints have."""
 
+TWO_A_SECOND = {"do_sample_frames": True, "fps": 2.0}
+"""How Qwen's own tools sample a film; the processors by themselves would take every frame."""
+
 COMPOSITES = (
     Composite(
         "qwen2_5_omni_thinker",
@@ -94,6 +97,8 @@ COMPOSITES = (
             *DELIMITERS,
             *("<|audio_bos|>", "<|audio_eos|>", "<|vision_bos|>", "<|vision_eos|>"),
         ),
+        film=TWO_A_SECOND,
+        audio_in_video=True,
     ),
     Composite(
         "qwen3_omni_moe_thinker",
@@ -113,5 +118,7 @@ COMPOSITES = (
             *DELIMITERS,
             *("<|audio_start|>", "<|audio_end|>", "<|vision_start|>", "<|vision_end|>"),
         ),
+        film=TWO_A_SECOND,
+        audio_in_video=True,
     ),
 )

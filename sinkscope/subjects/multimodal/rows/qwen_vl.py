@@ -19,7 +19,7 @@ from sinkscope.subjects.multimodal.table import CHATML, Composite, Given, Stream
 
 __all__ = ["COMPOSITES", "Times", "seen"]
 
-Times = Float[np.ndarray, "frame 2"]
+Times = Float[np.ndarray, "_ 2"]
 Clock = Callable[[Given, Sequence[Grid]], list[Times]]
 """From the grids of the films to start and end of each of their frames of tokens."""
 

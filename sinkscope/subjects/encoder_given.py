@@ -1,0 +1,84 @@
+"""Input of an encoder that somebody else made: what its processor returned, or one tensor of it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+from sinkscope.errors import InputError
+from sinkscope.layout import TokenLayout
+from sinkscope.subjects.anatomy import Anatomy
+from sinkscope.subjects.encoder_layouts import layouts_of
+from sinkscope.subjects.frame_layouts import unknown_frames
+
+__all__ = ["as_features", "convolved", "layouts_of_features"]
+
+
+def as_features(name: str, model: Any, data: Any) -> dict[str, Any] | None:
+    """The arguments of the model's forward, where the data are such; None for other data.
+
+    Tensors go to where the model is; those of numbers with a fraction, to its dtype.
+
+    Raises:
+        InputError: a mapping without a tensor.
+    """
+    if isinstance(data, Tensor):
+        data = {getattr(model, "main_input_name", "hidden_states"): data}
+    if not isinstance(data, Mapping):
+        return None
+    if not any(isinstance(value, Tensor) for value in data.values()):
+        raise InputError(
+            f"{name} got a mapping without a tensor; give what its processor returns with "
+            "return_tensors='pt'."
+        )
+    weight = next(model.parameters())
+    return {key: _placed(value, weight) for key, value in data.items()}
+
+
+def layouts_of_features(
+    model: nn.Module,
+    anatomy: Anatomy,
+    features: Mapping[str, Any],
+    *,
+    stream: str,
+    frame_rate: float | int,
+) -> tuple[TokenLayout, ...] | None:
+    """The layouts of a forward with these features; None where only the encoder itself knows."""
+    own = layouts_of(anatomy, features)
+    sound = features.get("input_values")
+    if own is not None or not isinstance(sound, Tensor) or anatomy.decoder is model:
+        return own
+    config: Any = getattr(model, "config", None)
+    real = torch.ones_like(sound, dtype=torch.bool)
+    mask = features.get("attention_mask")
+    real = real if mask is None else mask.bool()
+    positions = convolved(config, sound.shape[1])
+    rows: Bool[Tensor, "sample frame"] = (
+        torch.arange(positions) < convolved(config, real.sum(1).cpu())[:, None]
+    )
+    return tuple(unknown_frames(stream, row.numpy(), frame_rate=frame_rate) for row in rows)
+
+
+def convolved(config: Any, samples: Any) -> Any:
+    """Frames that convolutions without padding make of so many samples of sound.
+
+    Args:
+        config: holds ``conv_kernel`` and ``conv_stride``.
+        samples: a number, or a tensor of them.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> convolved(SimpleNamespace(conv_kernel=(10, 3), conv_stride=(5, 2)), 100)
+        9
+    """
+    for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
+        samples = (samples - kernel) // stride + 1
+    return samples
+
+
+def _placed(value: Any, weight: Tensor) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    return value.to(weight) if value.is_floating_point() else value.to(weight.device)

@@ -1,0 +1,144 @@
+"""Models that hear windows of half a minute: Audio Flamingo 3, Music Flamingo, GLM-ASR, Voxtral.
+
+Their encoders are Whisper's: two convolutions make a frame of two mel frames. Formulas read in
+transformers 5.23.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from sinkscope.errors import InputError
+from sinkscope.subjects.multimodal.sounds import mel_step
+from sinkscope.subjects.multimodal.table import (
+    CHATML,
+    Composite,
+    Given,
+    Stream,
+    StreamTokens,
+    Turns,
+)
+from sinkscope.subjects.multimodal.windows import run_starts, tokens_of_windows, windows_of
+
+__all__ = ["COMPOSITES"]
+
+Lengths = Int[np.ndarray, " window"]
+Counter = Callable[[Given, Lengths], Lengths]
+"""From mel frames to tokens."""
+
+
+def _mel_lengths(given: Given) -> Lengths:
+    """Mel frames of each window; all of them where the family takes no mask."""
+    features = given.inputs["input_features"]
+    mask = given.inputs.get("input_features_mask")
+    if mask is None:
+        return np.full(len(features), features.shape[-1], np.int64)
+    return mask.sum(-1).cpu().numpy().astype(np.int64)
+
+
+def _halved(lengths: Lengths) -> Lengths:
+    """What the second convolution, which goes in twos, makes of so many frames."""
+    return (lengths - 1) // 2 + 1
+
+
+def _pooled(given: Given, lengths: Lengths) -> Lengths:
+    """Two frames of the encoder are averaged to one token."""
+    return (_halved(lengths) - 2) // 2 + 1
+
+
+def _stacked(given: Given, lengths: Lengths) -> Lengths:
+    """Four frames of the encoder, side by side, make one token."""
+    audio = given.config.audio_config
+    if audio.intermediate_size != 4 * audio.hidden_size:
+        raise InputError(
+            f"{given.config.model_type}: the projector takes {audio.intermediate_size} features, "
+            f"but four frames of the encoder have {4 * audio.hidden_size}; only four frames a "
+            "token are known."
+        )
+    return _halved(lengths) // 4
+
+
+def _audio(given: Given, *, counter: Counter, merged: int) -> StreamTokens:
+    """The tokens of the sounds, window after window."""
+    return StreamTokens.joined(_windows(given, counter=counter, merged=merged, of_encoder=False))
+
+
+def _frames(
+    called: Mapping[str, Any], given: Given, *, counter: Counter, merged: int
+) -> Sequence[StreamTokens]:
+    """The encoder's frames, 20 ms each, window by window."""
+    return _windows(given, counter=counter, merged=merged, of_encoder=True)
+
+
+def _windows(
+    given: Given, *, counter: Counter, merged: int, of_encoder: bool
+) -> list[StreamTokens]:
+    mel = given.inputs["input_features"].shape[-1]
+    lengths = _mel_lengths(given)
+    counts = counter(given, lengths)
+    (full,) = counter(given, np.array([mel]))
+    starts = run_starts(given, "audio_token_id")
+    windows = windows_of(starts, counts.tolist(), full=int(full))
+    step = 2 * mel_step(given) * (1 if of_encoder else merged)
+    made = _halved(lengths) if of_encoder else counts
+    return tokens_of_windows(windows, made.tolist(), step=step, duration=mel * mel_step(given))
+
+
+def _stream(counter: Counter, merged: int) -> Stream:
+    return Stream(
+        "audio_token_id",
+        "input_features",
+        partial(_audio, counter=counter, merged=merged),
+        "model.audio_tower",
+        partial(_frames, counter=counter, merged=merged),
+    )
+
+
+_POOLED = _stream(_pooled, 2)
+_STACKED = _stream(_stacked, 4)
+_NO_END = "The tokens of a window's padding carry seconds too: the forward is not told where it is."
+
+COMPOSITES = (
+    Composite(
+        "audioflamingo3",
+        "Audio Flamingo 3",
+        streams={"audio": _POOLED},
+        turns=CHATML,
+    ),
+    Composite(
+        "musicflamingo",
+        "Music Flamingo",
+        streams={"audio": _POOLED},
+        turns=CHATML,
+        delimiters=("audio_bos_token_id", "audio_eos_token_id"),
+    ),
+    Composite(
+        "glmasr",
+        "GLM-ASR",
+        streams={"audio": _STACKED},
+        turns=Turns(
+            direct={"<|system|>": "system", "<|user|>": "user", "<|assistant|>": "assistant"}
+        ),
+        delimiters=("<|begin_of_audio|>", "<|end_of_audio|>"),
+    ),
+    Composite(
+        "voxtral",
+        "Voxtral",
+        streams={"audio": _STACKED},
+        turns=Turns(
+            direct={
+                "[SYSTEM_PROMPT]": "system",
+                "[INST]": "user",
+                "[/INST]": "assistant",
+                "[TRANSCRIBE]": "assistant",
+            },
+            ends=("[/SYSTEM_PROMPT]", "</s>"),
+            late=("[TRANSCRIBE]",),
+        ),
+        delimiters=("[BEGIN_AUDIO]",),
+        notes=_NO_END,
+    ),
+)

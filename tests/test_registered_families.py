@@ -1,0 +1,62 @@
+"""A model of someone's own is described once and studied like any other; the example is run."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+import sinkscope as ss
+from sinkscope.errors import InputError
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "my_own_model.py"
+
+
+@pytest.fixture(scope="module")
+def example() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("my_own_model", EXAMPLE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def made(example: ModuleType) -> tuple[torch.nn.Module, dict]:
+    size = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": 50}
+    torch.manual_seed(0)
+    model = example.Whistle(example.WhistleConfig(num_attention_heads=4, **size)).eval()
+    ids = torch.tensor([[5, 6, *[example.SOUND] * 20, 7, 8]])
+    return model, {"input_ids": ids, "mel": torch.randn(1, 80, 8)}
+
+
+def test_the_example_runs(example: ModuleType, capsys: pytest.CaptureFixture) -> None:
+    example.main()
+    assert "'audio', 'text', 'text')" in capsys.readouterr().out
+
+
+def test_its_layout_and_sites_are_its_own(example: ModuleType) -> None:
+    ss.register_family("whistle", blocks="brain.layers", layout=example.layout)
+    model, inputs = made(example)
+    with torch.no_grad():
+        plain = model(**inputs)
+    sites = [ss.Keep(site) for site in ("resid_pre", "attn_out", "mlp_out", "resid_post")]
+    with ss.probe(model, sites) as probe:
+        watched = model(**inputs)
+    assert torch.equal(plain, watched)
+    layout = probe.record.layouts[0]
+    assert layout.seconds[21].tolist() == pytest.approx([0.76, 0.80])
+    parts = sum(probe.record[site] for site in ("resid_pre", "attn_out", "mlp_out"))
+    assert np.abs(parts - probe.record["resid_post"]).max() < 1e-5
+
+
+def test_a_layout_that_does_not_fit_is_refused(example: ModuleType) -> None:
+    def short(given) -> list:
+        return [layout.take(range(10)) for layout in example.layout(given)]
+
+    ss.register_family("whistle", blocks="brain.layers", layout=short)
+    model, inputs = made(example)
+    with pytest.raises(InputError, match="10 entries"):
+        ss.record(model, inputs)
