@@ -1,8 +1,8 @@
 """Which of an encoder's frames a token of the LLM was made of. Depends on layout and numpy.
 
-By item (the n-th sound, picture or film of the forward), by overlap in seconds, and by patch: the
-grid of the encoder is finer than that of the LLM by a whole number. What a layout does not say does
-not part them.
+By item (the n-th sound, picture or film of the forward), by its view where there are several, by
+overlap in seconds, and by patch: the grid of the encoder is finer than that of the LLM. What a
+layout does not say does not part them.
 """
 
 from collections.abc import Sequence
@@ -35,13 +35,19 @@ def frames_of_tokens(
         [[True, True, False]]
     """
     places = np.flatnonzero(tokens.mask(segment))
+    axes = [axis for axis in ("row", "column") if _have(axis, tokens, *frames)]
+    coarse = {axis: _sizes([tokens], axis)[0][places] for axis in axes}
+    fine = {axis: _sizes(frames, axis) for axis in axes}
     found = []
     for number, layout in enumerate(frames):
         covers = np.tile(layout.mask(segment), (len(places), 1))
         covers &= _same_item(tokens, places, layout, alike=number == sample)
+        covers &= _same_view(tokens, places, layout)
         covers &= _overlap(tokens.seconds[places], layout.seconds)
-        for axis in ("row", "column"):
-            covers &= _same_patch(tokens, places, layout, axis)
+        for axis in axes:
+            place = layout.descriptors[axis][None] + 0.5
+            scaled = np.floor(place * coarse[axis][:, None] / fine[axis][number][None])
+            covers &= scaled == tokens.descriptors[axis][places][:, None]
         found.append(covers)
     return found
 
@@ -65,27 +71,38 @@ def _overlap(
     return np.isnan(shared) | (shared > 0.5 * shorter - 1e-9)
 
 
-def _same_patch(
-    tokens: TokenLayout, places: np.ndarray, frames: TokenLayout, axis: str
+def _same_view(
+    tokens: TokenLayout, places: np.ndarray, frames: TokenLayout
 ) -> Bool[np.ndarray, "token frame"]:
-    """Whether the patch lies in the row (or column) of the token, whose grid is coarser."""
-    one, other = tokens.descriptors.get(axis), frames.descriptors.get(axis)
-    if one is None or other is None:
-        return np.ones((len(places), len(frames)), bool)
-    coarse = _sizes(tokens, axis)[places]
-    fine = _sizes(frames, axis)
-    scaled = np.floor((other[None] + 0.5) * coarse[:, None] / fine[None])
-    return scaled == one[places][:, None]
+    """Whether both are of the same view of a picture, or one of them is of no view."""
+    one, other = _told(tokens, "view")[places][:, None], _told(frames, "view")[None]
+    return (one == other) | np.isnan(one) | np.isnan(other)
 
 
-def _sizes(layout: TokenLayout, axis: str) -> Float[np.ndarray, " token"]:
-    """For each token the number of rows (or columns) of its picture."""
-    values = layout.descriptors[axis]
-    items = layout.descriptors.get("item", np.zeros(len(layout)))
-    sizes = np.full(len(layout), np.nan)
-    for segment in dict.fromkeys(layout.segments):
-        for item in np.unique(items[layout.mask(segment)]):
-            same = layout.mask(segment) & (items == item)
-            known = values[same][~np.isnan(values[same])]
-            sizes[same] = known.max() + 1 if len(known) else np.nan
-    return sizes
+def _have(axis: str, *layouts: TokenLayout) -> bool:
+    return all(axis in layout.descriptors for layout in layouts)
+
+
+def _told(layout: TokenLayout, name: str) -> Float[np.ndarray, " token"]:
+    return layout.descriptors.get(name, np.full(len(layout), np.nan))
+
+
+def _sizes(layouts: Sequence[TokenLayout], axis: str) -> list[Float[np.ndarray, " token"]]:
+    """For each token the number of rows (or columns) of its picture, which samples may share."""
+    keys = [
+        list(
+            zip(
+                layout.segments,
+                np.nan_to_num(_told(layout, "item"), nan=-1.0).tolist(),
+                np.nan_to_num(_told(layout, "view"), nan=-1.0).tolist(),
+                strict=True,
+            )
+        )
+        for layout in layouts
+    ]
+    sizes: dict[tuple[str, float, float], float] = {}
+    for layout, own in zip(layouts, keys, strict=True):
+        for key, place in zip(own, layout.descriptors[axis].tolist(), strict=True):
+            if not np.isnan(place):
+                sizes[key] = max(sizes.get(key, 0.0), place + 1)
+    return [np.array([sizes.get(key, np.nan) for key in own], float) for own in keys]

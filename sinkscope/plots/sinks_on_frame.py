@@ -105,8 +105,8 @@ def _picture(frame: Any) -> np.ndarray:
     picture = np.asarray(frame)
     if picture.ndim not in (2, 3) or (picture.ndim == 3 and picture.shape[2] not in (1, 3, 4)):
         raise InputError(
-            f"sinks_on_frame: the frame has shape {picture.shape}; give (height, width) or (height, "
-            "width, colours)."
+            f"sinks_on_frame: the frame has shape {picture.shape}; give (height, width) or "
+            "(height, width, colours)."
         )
     colours = picture.astype(float)
     return colours if colours.ndim == 2 else colours[..., :3].mean(axis=-1)
@@ -154,7 +154,7 @@ def _lay_over(ax: Axes, picture: np.ndarray, grid: np.ndarray, label: str) -> No
     ax.set_xticks(range(0, columns, max(1, columns // 8)))
     ax.set_yticks(range(0, rows, max(1, rows // 8)))
     bar = ax.figure.colorbar(shown, cax=ax.inset_axes((1.03, 0.0, 0.04, 1.0)), label=label)
-    bar.solids.set_alpha(1)
+    bar.solids.set_alpha(1)  # pyright: ignore[reportOptionalMemberAccess]
     if wide:
         bar.ax.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
         bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))

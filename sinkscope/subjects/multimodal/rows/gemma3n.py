@@ -1,8 +1,8 @@
 """Gemma 3n. Formulas read in transformers 5.23.
 
 Every sound has one number of tokens, and every picture one square of them. A sound's encoder takes
-every fourth log-mel frame and gives every fourth of its own, 160 ms apart; what remains is filled up
-with tokens that stand for no sound.
+every fourth log-mel frame and gives every fourth of its own, 160 ms apart; what remains is filled
+up with tokens that stand for no sound.
 """
 
 from math import isqrt, prod
