@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import sinkscope as ss
+from sinkscope.analysis.frames import frames_of_tokens
 from sinkscope.errors import InputError
 from sinkscope.subjects.multimodal.registry import composite_of
 from sinkscope.subjects.multimodal.table import Given, StreamTokens
@@ -171,3 +172,19 @@ def test_what_is_not_known_is_refused() -> None:
         layout_of(model("square"), given_of([[picture(*WIDE)]], [24]))
     with pytest.raises(InputError, match="give it images alone"):
         frames_of("image", inputs())
+
+
+def test_a_token_of_each_view_is_made_of_the_patches_of_that_view() -> None:
+    """A tile shows a part of the picture: how many rows the whole has, all tiles together say."""
+    given = given_of([[picture(*WIDE)]], [24])
+    subject: Any = ss.load(model())
+    layout = layout_of(model(), given)
+    frames = ss.record(subject.encoder("image"), given).layouts
+    covers = frames_of_tokens(layout, "image", frames, sample=0)
+    made = np.array([each.sum(axis=1) for each in covers])
+    assert made[:, :9].tolist() == [[1] * 9, [0] * 9, [0] * 9]
+    assert made[1:, 9:].sum(axis=0).tolist() == [1, 1, 1, 1, 0] * 3
+    assert made[0, 9:].sum() == 0
+    second = covers[2][9 + 5 + 3]
+    assert frames[2].descriptors["column"][second].tolist() == [3]
+    assert frames[2].descriptors["row"][second].tolist() == [1]

@@ -136,6 +136,26 @@ def test_the_encoders_frames_are_in_the_order_of_its_blocks(name: str) -> None:
     )
 
 
+@BY_NAME
+def test_the_encoder_is_a_subject_whose_stream_adds_up(name: str) -> None:
+    given = {key: value for key, value in inputs(name).items() if "video" not in key}
+    given["input_ids"] = torch.where(given["input_ids"] == VIDEO, 7, given["input_ids"])
+    given["mm_token_type_ids"] = (given["input_ids"] == IMAGE).long()
+    given.pop("second_per_grid_ts", None)
+    subject: Any = ss.load(model(name))
+    sites = ("resid_pre", "attn_out", "mlp_out", "resid_post")
+    kept = [ss.SegmentAttention(), *(ss.Keep(site) for site in sites)]
+    record = ss.record(subject.encoder("image"), given, reducers=kept)
+    layout = record.layouts[0]
+    assert len(layout) == 32 + 16
+    assert set(layout.segments) == {"image"}
+    one = record.sample(0)
+    made = sum(one[site][0] for site in sites[:-1])
+    assert np.abs(made - one["resid_post"][0]).max() < 1e-5 * np.abs(made).max()
+    drawn = one["segment_sum"][0].sum(("segment", "key"))
+    assert np.abs(drawn - 48).max() < 1e-4
+
+
 def test_an_encoder_that_runs_twice_is_refused() -> None:
     frames = composite_of("qwen2_vl").streams["image"].frames
     assert frames is not None

@@ -22,6 +22,23 @@ from sinkscope.record import Record, merge
 
 Draw = Callable[..., Axes]
 
+GREY = np.linspace(0, 255, 40 * 60).reshape(40, 60)
+
+
+def with_patches(record: Record) -> Record:
+    """The record with the film's tokens in frames of 2 by 3 patches."""
+    layouts = []
+    for layout in record.layouts:
+        places = np.flatnonzero(layout.mask("video"))
+        described = dict(layout.descriptors)
+        order = np.arange(len(places)) % 6
+        for name, values in (("row", order // 3), ("column", order % 3), ("item", 0 * order)):
+            described[name] = np.full(len(layout), np.nan)
+            described[name][places] = values
+        layouts.append(replace(layout, descriptors=described))
+    return Record(record.dataset, tuple(layouts), record.provenance, record.clips)
+
+
 FIGURES: dict[str, Draw] = {
     "attention_map": lambda record, **more: plots.attention_map(record, layer=3, **more),
     "bos_cosine": plots.bos_cosine,
@@ -31,9 +48,15 @@ FIGURES: dict[str, Draw] = {
     "segment_flow": plots.segment_flow,
     "sink_mechanics": lambda record, **more: plots.sink_mechanics(with_queries(record), **more),
     "sink_rate": plots.sink_rate,
+    "sinks_on_frame": lambda record, **more: plots.sinks_on_frame(
+        with_patches(record), GREY, **more
+    ),
     "sinks_over_time": plots.sinks_over_time,
 }
-MEANS = {"attention_map", "segment_flow", "sink_mechanics", "sink_rate", "sinks_over_time"}
+MEANS = {
+    *("attention_map", "segment_flow", "sink_mechanics", "sink_rate"),
+    *("sinks_on_frame", "sinks_over_time"),
+}
 OF_TABLES = ("birth", "effects", "input_controls", "neurons", "sink_ancestry")
 """Figures of what was computed from several records; tested where that is."""
 OF_PAIRS = (
@@ -46,7 +69,8 @@ OF_PAIRS = (
 """Figures of two models: see test_plots_compare."""
 OF_RATES = ("expert_usage", "rate_similarity", "sinks_by_rate", "usage_distances", "wer_by_tokens")
 """Figures of several rates: see test_plots_rates and test_plots_wer_by_tokens."""
-ONE_LAYER = {"attention_map", "magnitudes", "magnitudes_3d", "sinks_over_time"}
+ONE_LAYER = {"attention_map", "magnitudes", "magnitudes_3d", "sinks_on_frame", "sinks_over_time"}
+OF_CLIPS = {"sinks_over_time", "sinks_on_frame"}
 
 
 @pytest.fixture(autouse=True)
@@ -169,7 +193,7 @@ def text_record() -> Record:
 
 def test_text_without_bos_and_without_sinks() -> None:
     record = text_record()
-    for name in set(FIGURES) - {"sinks_over_time", "attention_map", "magnitudes", "magnitudes_3d"}:
+    for name in set(FIGURES) - {*OF_CLIPS, "attention_map", "magnitudes", "magnitudes_3d"}:
         axes = FIGURES[name](record)
         axes.figure.canvas.draw()
         assert "without BOS" in words(axes)

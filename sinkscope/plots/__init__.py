@@ -30,6 +30,7 @@ from sinkscope.plots.sink_changes import sink_changes as sink_changes
 from sinkscope.plots.sink_mechanics import sink_mechanics as sink_mechanics
 from sinkscope.plots.sink_rate import sink_rate as sink_rate
 from sinkscope.plots.sinks_by_rate import sinks_by_rate as sinks_by_rate
+from sinkscope.plots.sinks_on_frame import sinks_on_frame as sinks_on_frame
 from sinkscope.plots.sinks_over_time import sinks_over_time as sinks_over_time
 from sinkscope.plots.usage_distances import usage_distances as usage_distances
 from sinkscope.plots.wer_by_tokens import wer_by_tokens as wer_by_tokens
@@ -56,6 +57,7 @@ __all__ = [
     "sink_mechanics",
     "sink_rate",
     "sinks_by_rate",
+    "sinks_on_frame",
     "sinks_over_time",
     "usage_distances",
     "wer_by_tokens",

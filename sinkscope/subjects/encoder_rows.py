@@ -182,7 +182,18 @@ _TRANSFORMERS: dict[str, dict[str, EncoderRow]] = {
     },
     "qwen3_asr": {"Qwen3ASREncoder": replace(_PACKED_AUDIO, model_type="qwen3_asr")},
     "qwen2_5_vl": {"Qwen2_5_VisionTransformerPretrainedModel": _PACKED_VISION},
+    "qwen2_vl": {
+        "Qwen2VisionTransformerPretrainedModel": replace(
+            _UNGATED_VISION,
+            model_type="qwen2_vl_vision",
+            down="mlp.fc2",
+            flat=("", "attn", "norm2", "mlp", "mlp.fc2"),
+        )
+    },
     "qwen3_vl": {"Qwen3VLVisionModel": replace(_UNGATED_VISION, model_type="qwen3_vl_vision")},
+    "qwen3_vl_moe": {
+        "Qwen3VLMoeVisionModel": replace(_UNGATED_VISION, model_type="qwen3_vl_moe_vision")
+    },
     "video_llama_3": {"VideoLlama3VisionModel": _VIDEO_LLAMA},
     "glmasr": {"GlmAsrEncoder": _GLMASR},
     "granite_speech": {"GraniteSpeechCTCEncoder": _GRANITE},

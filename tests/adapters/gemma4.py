@@ -20,6 +20,10 @@ IDS = {
     "boa_token_id": OPEN_AUDIO,
     "eoa_token_index": CLOSE_AUDIO,
 }
+MARKS = (
+    *("<|audio|>", "<|image|>", "<|video|>"),
+    *("<|image>", "<image|>", "<|audio>", "<audio|>"),
+)
 PATCH, POOL = 2, 2
 TEXT: dict[str, Any] = {
     "vocab_size": 97,
@@ -70,17 +74,23 @@ UNIFIED, MELS = "gemma4_unified", 8
 
 
 @cache
-def model(name: str, *, layered: bool = False) -> nn.Module:
+def model(name: str, *, layered: bool = False, processor: Any | None = None) -> nn.Module:
+    """The tiny model; with a processor, of its vocabulary."""
     import transformers
 
     unified = name == UNIFIED
     stem = "Gemma4Unified" if unified else "Gemma4"
     text = TEXT | ({} if unified else LAYERED if layered else PLAIN)
+    ids = IDS
+    if processor is not None:
+        known = processor.tokenizer.get_vocab()
+        ids = {field: known[mark] for field, mark in zip(IDS, MARKS, strict=True)}
+        text |= {"vocab_size": len(known)}
     config = getattr(transformers, f"{stem}Config")(
         text_config=text,
         audio_config={"audio_embed_dim": MELS, "output_proj_dims": MELS} if unified else SOUND,
         vision_config=UNIFIED_SIGHT if unified else SIGHT,
-        **IDS,
+        **ids,
     )
     return randomised(getattr(transformers, f"{stem}ForConditionalGeneration")(config))
 

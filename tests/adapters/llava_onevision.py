@@ -39,14 +39,16 @@ SHAPES = [[12 * rows, 12 * columns] for rows in (1, 2) for columns in (1, 2, 3)]
 
 
 @cache
-def model(ratio: str = "anyres_max_9") -> nn.Module:
+def model(ratio: str = "anyres_max_9", processor: Any | None = None) -> nn.Module:
+    """The tiny model; with a processor, of its vocabulary."""
     from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
+    words = len(processor.tokenizer) if processor is not None else TEXT["vocab_size"]
     config = LlavaOnevisionConfig(
-        text_config=TEXT,
+        text_config=TEXT | {"vocab_size": words},
         vision_config=VISION,
-        image_token_index=IMAGE,
-        video_token_index=VIDEO,
+        image_token_index=getattr(processor, "image_token_id", IMAGE),
+        video_token_index=getattr(processor, "video_token_id", VIDEO),
         image_grid_pinpoints=SHAPES,
         vision_aspect_ratio=ratio,
     )

@@ -15,6 +15,7 @@ IDS = {
     "vision_start_token_id": OPEN,
     "vision_end_token_id": CLOSE,
 }
+MARKS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
 TEXT: dict[str, Any] = {
     "vocab_size": 97,
     "hidden_size": 32,
@@ -59,12 +60,18 @@ FILMS = torch.tensor([[2, 4, 6]])
 
 
 @cache
-def model(name: str) -> nn.Module:
+def model(name: str, processor: Any | None = None) -> nn.Module:
+    """The tiny model; with a processor, of its vocabulary."""
     import transformers
 
     stem, vision, text = FAMILIES[name]
+    ids = IDS
+    if processor is not None:
+        known = processor.tokenizer.get_vocab()
+        ids = {field: known[mark] for field, mark in zip(IDS, MARKS, strict=True)}
+        text = text | {"vocab_size": len(known)}
     config = getattr(transformers, f"{stem}Config")(
-        text_config=TEXT | text, vision_config=vision, **IDS
+        text_config=TEXT | text, vision_config=vision, **ids
     )
     return randomised(getattr(transformers, f"{stem}ForConditionalGeneration")(config))
 

@@ -37,11 +37,16 @@ KEPT = [True] * 6 + [False, True, True, False, False, True] + [True] + [False] *
 
 
 @cache
-def model() -> nn.Module:
+def model(processor: Any | None = None) -> nn.Module:
+    """The tiny model; with a processor, of its vocabulary."""
     from transformers import VideoLlama3Config, VideoLlama3ForConditionalGeneration
 
+    words = len(processor.tokenizer) if processor is not None else TEXT["vocab_size"]
     config = VideoLlama3Config(
-        text_config=TEXT, vision_config=VISION, image_token_id=IMAGE, video_token_id=VIDEO
+        text_config=TEXT | {"vocab_size": words},
+        vision_config=VISION,
+        image_token_id=getattr(processor, "image_token_id", IMAGE),
+        video_token_id=getattr(processor, "video_token_id", VIDEO),
     )
     return randomised(VideoLlama3ForConditionalGeneration(config))
 

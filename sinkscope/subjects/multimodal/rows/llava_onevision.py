@@ -223,6 +223,7 @@ COMPOSITES = (
             ),
         },
         turns=Turns(named=("<|im_start|>",), until=" \n", ends=("<|im_end|>",)),
+        film={"do_sample_frames": True, "num_frames": 8},
         notes="of several pictures in a sample, rows and columns are those of the square around it",
     ),
 )

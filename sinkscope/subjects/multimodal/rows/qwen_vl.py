@@ -136,6 +136,7 @@ def _row(model_type: str, title: str, clock: Clock, *, windows: bool = False) ->
         streams=seen(clock, windows=windows),
         turns=CHATML,
         delimiters=("vision_start_token_id", "vision_end_token_id"),
+        film={"do_sample_frames": True, "fps": 2.0},
     )
 
 

@@ -126,5 +126,6 @@ COMPOSITES = (
             ),
         },
         turns=CHATML,
+        film={"do_sample_frames": True, "fps": 1.0},
     ),
 )
