@@ -12,22 +12,22 @@ from sinkscope.errors import InputError, UnknownFamilyError
 from sinkscope.subjects.multimodal.subject import MultimodalSubject
 from sinkscope.subjects.multimodal.table import CHATML, Turns
 from sinkscope.subjects.multimodal.turns import segments_of_turns
-from tests.adapters.qwen_omni import inputs, thinker
+from tests.adapters.qwen_omni import QWEN2, inputs, thinker
 
 
 @pytest.fixture(scope="module")
 def subject() -> MultimodalSubject:
-    found = ss.load(thinker())
+    found = ss.load(thinker(QWEN2))
     assert isinstance(found, MultimodalSubject)
     return found
 
 
 def test_a_folder_is_loaded_with_the_class_of_its_family(tmp_path: Path) -> None:
-    thinker().save_pretrained(tmp_path)
+    thinker(QWEN2).save_pretrained(tmp_path)
     subject = ss.load(tmp_path)
     assert isinstance(subject, MultimodalSubject)
     assert subject.name == tmp_path.name
-    own, other = ss.record(subject, inputs()), ss.record(thinker(), inputs())
+    own, other = ss.record(subject, inputs(QWEN2)), ss.record(thinker(QWEN2), inputs(QWEN2))
     assert np.array_equal(own["entropy"], other["entropy"], equal_nan=True)
 
 
@@ -56,22 +56,21 @@ def test_text_ids_and_embeddings_go_to_the_same_model(subject: MultimodalSubject
     assert np.allclose(given["norm"], record["norm"], rtol=1e-5)
     assert subject.module.model.rope_deltas is None
     with torch.no_grad():
-        thinker()(**inputs())  # leaves how far its positions lag behind
+        thinker(QWEN2)(**inputs(QWEN2))  # leaves how far its positions lag behind
     again = ss.record(subject, inputs_embeds=embeds, layout=layout)
     assert np.array_equal(again["norm"], given["norm"])
     assert subject.module.model.rope_deltas is not None
 
 
 def test_a_layout_of_ones_own_goes_before_that_of_the_ids(subject: MultimodalSubject) -> None:
-    names = ("input_ids", "attention_mask", "input_features", "feature_attention_mask")
-    one = {name: inputs()[name][1:] for name in names}
-    length = int(one["attention_mask"].sum())
+    one = {"input_ids": torch.tensor([[5, 6, 7, 8]]), "attention_mask": torch.ones(1, 4).long()}
+    length = 4
     own = ss.TokenLayout.of(["text"] * length, ["x"] * length)
     assert ss.record(subject, one, layout=own).layouts[0].labels == ("x",) * length
 
 
 def test_what_is_refused(subject: MultimodalSubject) -> None:
-    given = inputs()
+    given = inputs(QWEN2)
     with pytest.raises(InputError, match="holds no tensor input_ids"):
         ss.record(subject, {"input_features": given["input_features"]})
     without = {name: value for name, value in given.items() if name != "input_features"}
@@ -88,7 +87,7 @@ def test_what_is_refused(subject: MultimodalSubject) -> None:
     with pytest.raises(InputError, match="reads no stream 'smell'"):
         subject.with_options(streams=["smell"])
     with pytest.raises(InputError, match="reads text alone"):
-        ss.load(thinker().model.language_model, processor=object())
+        ss.load(thinker(QWEN2).model.language_model, processor=object())
 
 
 def test_turns_say_who_speaks() -> None:
@@ -129,10 +128,10 @@ def test_peft_is_seen_through() -> None:
 
     from tests.adapters import qwen_omni
 
-    base = qwen_omni.thinker.__wrapped__()
+    base = qwen_omni.thinker.__wrapped__(QWEN2)
     model = get_peft_model(base, LoraConfig(target_modules=["q_proj"])).eval()
     subject: Any = ss.load(model)
     assert subject.model is model
     with ss.probe(subject) as probe, torch.no_grad():
-        model(**inputs())
+        model(**inputs(QWEN2))
     assert "audio" in probe.record.layouts[0].segments
