@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sinkscope.subjects.catalogue import encoders_table, multimodal_table
 from sinkscope.subjects.families import families_table
 
 ROOT = Path(__file__).parents[1]
@@ -14,6 +15,11 @@ README = (ROOT / "README.md").read_text()
 
 def test_the_table_of_families_is_the_registrys() -> None:
     assert families_table() in README, "write the output of families_table() into the README"
+
+
+def test_the_multimodal_families_and_encoders_are_the_registrys() -> None:
+    assert multimodal_table() in README, "write the output of multimodal_table() into the README"
+    assert encoders_table() in README, "write the output of encoders_table() into the README"
 
 
 def test_the_pictures_are_there() -> None:

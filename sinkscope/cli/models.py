@@ -44,25 +44,25 @@ def _bundled(console: Any) -> None:
 def _multimodal(console: Any) -> None:
     from rich.table import Table
 
-    from sinkscope.subjects.catalogue import unlisted
+    from sinkscope.subjects.catalogue import encoders_of, unlisted
     from sinkscope.subjects.multimodal.registry import composites
 
-    table = Table("multimodal family", "model_type", "reads", "encoders alone", "not supported")
-    table.box, table.header_style = None, "bold"
+    table = Table("multimodal", "model_type", "reads", "encoders alone", box=None)
+    table.header_style = "bold"
     for row in composites().values():
-        alone = [name for name, stream in row.streams.items() if stream.frames is not None]
-        table.add_row(
-            row.title, row.model_type, ", ".join(row.streams), ", ".join(alone) or "none", row.notes
-        )
+        alone = ", ".join(encoders_of(row)) or "none"
+        table.add_row(row.title, row.model_type, ", ".join(row.streams), alone)
     console.print(table)
-    console.print(f"refused by name: {', '.join(unlisted())}\n", style="dim")
+    console.print(f"not supported, refused by name: {', '.join(unlisted())}\n", style="dim")
 
 
 def _encoders(console: Any) -> None:
     from sinkscope.subjects.encoder_rows import encoder_rows
 
     console.print("encoders, as loaded modules", style="bold")
-    console.print(", ".join(sorted(name for _, name in encoder_rows())) + "\n")
+    names = sorted(name for place, name in encoder_rows() if place.startswith("transformers."))
+    console.print(", ".join(names))
+    console.print("Whisper whole: its decoder, its cross-attention and its encoder\n")
 
 
 def _language_models(console: Any) -> None:

@@ -14,8 +14,10 @@ from sinkscope.subjects.multimodal.registry import composites
 from sinkscope.subjects.multimodal.table import Composite
 
 __all__ = [
+    "encoders_of",
     "encoders_table",
     "families_in_words",
+    "missing_sites",
     "multimodal_table",
     "unlisted",
 ]
@@ -36,6 +38,8 @@ def missing_sites(row: Family) -> dict[str, str]:
         why = row.also or "its blocks are built otherwise"
         own = [*row.sites, *_ATTENTION, *_EXPERTS]
         missing |= {site: f"it {why}" if row.also else why for site in SITES if site not in own}
+    if not row.cross_out:
+        missing["cross_out"] = "it has no cross-attention"
     if row.parallel is True:
         missing["resid_mid"] = "attention and MLP read the same stream"
     if row.gate is None:
@@ -86,7 +90,7 @@ def multimodal_table() -> str:
     )
     rows = [
         f"| {row.model_type} | {row.title} | {', '.join(row.streams)} | "
-        f"{', '.join(_encoders(row)) or 'none'} | {row.notes} |"
+        f"{', '.join(encoders_of(row)) or 'none'} | {row.notes} |"
         for row in composites().values()
         if row.layout is None
     ]
@@ -113,13 +117,14 @@ def unlisted() -> list[str]:
     return sorted(set(MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES) - known)
 
 
-def _encoders(row: Composite) -> list[str]:
+def encoders_of(row: Composite) -> list[str]:
+    """The streams of a multimodal family whose encoders can be studied alone."""
     return [name for name, stream in row.streams.items() if stream.frames is not None]
 
 
 def _lacking(row: EncoderRow) -> list[str]:
-    """What an encoder lacks beside a mixture of experts, which none has."""
-    return [site for site in missing_sites(row) if site not in _EXPERTS]
+    """What an encoder lacks beside experts and cross-attention, which none has."""
+    return [site for site in missing_sites(row) if site not in (*_EXPERTS, "cross_out")]
 
 
 def _in_words(row: Family) -> str:
@@ -140,8 +145,8 @@ def _in_words(row: Family) -> str:
 def _composite_in_words(row: Composite) -> str:
     lines = [f"{row.model_type}: {row.title}; the sites are those of the LLM inside"]
     lines.append(f"  reads text, {', '.join(row.streams) or 'and what its layout function says'}")
-    alone = _encoders(row)
+    alone = encoders_of(row)
     lines.append(f"  encoders that can be studied alone: {', '.join(alone) or 'none'}")
     if row.notes:
-        lines.append(f"  not supported: {row.notes}")
+        lines.append(f"  to know: {row.notes}")
     return "\n".join(lines)
