@@ -30,7 +30,7 @@ def test_every_row_is_listed(said: Callable[..., str]) -> None:
     for name in (*composites(), *families()):
         assert name in words
     for place, name in encoder_rows():
-        assert (name in words) == place.startswith("transformers.")
+        assert name in words or not place.startswith("transformers.")
     assert "internvl" in words
     assert not set(unlisted()) & set(composites())
 
