@@ -29,6 +29,7 @@ _HOME = {
     "record": "probes.probe",
     "probe": "probes.probe",
     "record_rates": "probes.rates",
+    "to_transformer_lens": "probes.to_transformer_lens",
     "trace": "probes.trace",
     "trace_origin": "analysis.origin",
     "DEFAULT": "probes.reducers",

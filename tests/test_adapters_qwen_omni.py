@@ -1,5 +1,6 @@
 """Qwen's Omni models: where pictures and films lie, by hand and by changing one patch."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from tests.adapters import qwen_omni
 from tests.adapters.perturbing import reached, tokens_at, without_attention
 from tests.adapters.qwen_omni import FILM, PICTURE, QWEN2, QWEN3
 
-BOTH = pytest.mark.parametrize("name", (QWEN2, QWEN3))
+BOTH = pytest.mark.parametrize("name", [QWEN2, QWEN3])
 STREAMS = {
     "image": ("pixel_values", "image_grid_thw", qwen_omni.IMAGE_ID, PICTURE),
     "video": ("pixel_values_videos", "video_grid_thw", qwen_omni.VIDEO_ID, FILM),
@@ -30,7 +31,7 @@ def alone(name: str, stream: str, grids: list[tuple[int, int, int]]) -> dict[str
     ids = [[82, *[placeholder] * (count // 4), 83] for count in counts]
     generator = torch.Generator().manual_seed(2)
     given = {
-        "input_ids": torch.tensor([[5, *sum(ids, []), 7]]),
+        "input_ids": torch.tensor([[5, *itertools.chain(*ids), 7]]),
         pixels: torch.randn(sum(counts), 96, generator=generator),
         sizes: torch.tensor(grids),
     }

@@ -128,6 +128,24 @@ def test_patches_are_matched_on_the_finer_grid() -> None:
         assert set(fine.descriptors["column"][mine] // 2) == {column}
 
 
+def patches(grids: list[tuple[float, int, int]]) -> TokenLayout:
+    """A picture in several views: (view, rows, columns) of each."""
+    parts = [(view, *place) for view, rows, columns in grids for place in np.ndindex(rows, columns)]
+    view, row, column = np.array(parts, float).T
+    known = {"view": view, "row": row, "column": column, "item": np.zeros(len(view))}
+    return TokenLayout.of(["image"] * len(view), [""] * len(view), descriptors=known)
+
+
+def test_views_and_odd_grids() -> None:
+    """The whole picture keeps its 2 x 2; its detail of 5 x 3 is joined by twos."""
+    llm, fine = patches([(0, 2, 2), (1, 2, 1)]), patches([(1, 5, 3), (0, 2, 2)])
+    covers = frames_of_tokens(llm, "image", [fine], sample=0)[0]
+    assert [int(row.sum()) for row in covers] == [1, 1, 1, 1, 4, 4]
+    assert set(fine.descriptors["view"][covers[:4].any(0)]) == {0}
+    assert fine.descriptors["row"][covers[5]].tolist() == [2, 2, 3, 3]
+    assert fine.descriptors["column"][covers[5]].tolist() == [0, 1, 0, 1]
+
+
 def test_other_items_and_samples_are_kept_apart() -> None:
     one = TokenLayout.of(["audio"], ["a0"], descriptors={"item": np.array([1.0])})
     two = TokenLayout.of(["audio"] * 2, ["a0", "a1"], descriptors={"item": np.array([0.0, 1.0])})

@@ -193,7 +193,7 @@ def test_padding_is_left_out(name: str, frames: int, step: int) -> None:
 @pytest.mark.parametrize("name", ["granite_speech", "gemma3n", "gemma4"])
 def test_maps_of_conformers_are_refused(name: str) -> None:
     model, _, _ = conformer(name)
-    with pytest.raises(SiteError, match="its attention adds terms of position inside"):
+    with pytest.raises(SiteError, match="Its attention adds terms of position inside"):
         ss.record(model, conformer(name)[1], reducers=[ss.Keep("pattern")])
     with pytest.raises(SiteError, match="has the sites resid_pre, attn_out, resid_post only"):
         ss.record(model, conformer(name)[1], reducers=[ss.Keep("resid_mid")])

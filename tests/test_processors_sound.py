@@ -124,7 +124,7 @@ def test_silence_is_heard_where_the_layout_says(name: str) -> None:
     moved = (entrance(model, changed) - entrance(model, given)).norm(dim=-1)[0].numpy()
     start, end = layout.seconds.T
     inside = layout.mask("audio") & (end > 1.2) & (start < 1.6)
-    near = layout.mask("audio") & (end > 1.14) & (start < 1.66)
+    near = layout.mask("audio") & (end > 1.165) & (start < 1.635)
     assert moved[inside].min() > 10 * max(moved[~near].max(), 1e-6)
 
 

@@ -18,8 +18,8 @@ from tests.adapters.qwen_omni import QWEN2, QWEN3
 from tests.adapters.qwen_processors import SIDE
 from tests.shared_data import shared
 
-BOTH = pytest.mark.parametrize("name", (QWEN2, QWEN3))
-ALL = pytest.mark.parametrize("name", ("qwen2_audio", "qwen3_asr", QWEN2, QWEN3))
+BOTH = pytest.mark.parametrize("name", [QWEN2, QWEN3])
+ALL = pytest.mark.parametrize("name", ["qwen2_audio", "qwen3_asr", QWEN2, QWEN3])
 IN_FILM = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 """Raised inside the processor where it counts audio tokens."""
 
@@ -112,7 +112,7 @@ def test_the_sound_of_a_film_lies_between_its_frames(name: str, clip: Clip) -> N
 
 @BOTH
 @IN_FILM
-@pytest.mark.parametrize("between", (False, True))
+@pytest.mark.parametrize("between", [False, True])
 def test_a_square_of_a_frame_reaches_the_token_that_covers_it(
     name: str, between: bool, clip: Clip
 ) -> None:
@@ -172,7 +172,7 @@ def test_the_encoder_s_frames_have_the_same_seconds(name: str, clip: Clip) -> No
     assert np.allclose(heard.seconds[: per_token * len(tokens) : per_token, 0], tokens[:, 0])
 
 
-@pytest.mark.parametrize("name", ("qwen2_audio", "qwen3_asr"))
+@pytest.mark.parametrize("name", ["qwen2_audio", "qwen3_asr"])
 def test_a_clip_is_a_sound_with_its_seconds(name: str, clip: Clip) -> None:
     subject = subject_of(name)
     layout = ss.record(subject, clip).layouts[0]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import sinkscope as ss
-from sinkscope.errors import CheckpointError, InputError
+from sinkscope.errors import CheckpointError, InputError, SiteError
 from sinkscope.glossary import SITES
 from tests.families import batch, build
 from tests.test_subjects_anatomy import SAMPLES, far, read_sites
@@ -88,4 +88,84 @@ def test_a_bridge_that_computes_something_else_is_refused(tmp_path: Path) -> Non
     handle.remove()
     bridge.enable_compatibility_mode()
     with pytest.raises(CheckpointError, match="compatibility mode"):
+        ss.load(bridge)
+
+
+EXPORTED = ("resid_pre", "resid_post", "attn_out", "mlp_out", "mlp_act", *"qkvz", "pattern")
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, "qwen3", "mistral", "phi"])
+def test_a_record_goes_out_as_the_bridges_cache(name: str, tmp_path: Path) -> None:
+    """Same names, same axes, same numbers, wherever the bridge computes it."""
+    bridge, plain = boot(name, tmp_path)
+    ids = batch(samples=SAMPLES)["input_ids"]
+    with torch.no_grad():
+        _, cache = bridge.run_with_cache(ids, prepend_bos=False)
+    subject = ss.load(plain)
+    more = [site for site in ("resid_mid", "mlp_gate", "mlp_up") if site in subject.anatomy.sites()]
+    ours = ss.to_transformer_lens(ss.record(plain, input_ids=ids, keep=[*EXPORTED, *more]))
+    assert ours.left_out == (("q",) if name == "opt" else ())
+    both = [key for key in ours if key in cache]
+    for key in both:
+        assert ours[key].shape == cache[key].shape, key
+        assert far(ours[key], cache[key]) < 1e-4, key
+    missing = {key.rpartition("hook_")[2] for key in set(ours) - set(both)}
+    allowed = {"gpt_neox": {"rot_q", "rot_k"}, "phi3": {"pre", "pre_linear", "rot_q", "rot_k"}}
+    assert missing <= allowed.get(name, set()), missing
+    last = subject.anatomy.n_layers - 1
+    for key in (("resid_pre", 1), ("pattern", 0), ("z", 1), ("mlp_out", -1)):
+        full = SITES[key[0]].transformer_lens.format(layer=key[1] % (last + 1))
+        assert torch.equal(ours[key], ours[full])
+        assert far(ours[key], cache[key]) < 1e-4
+    stacked = ours.stack_activation("resid_post")
+    assert far(stacked, cache.stack_activation("resid_post")) < 1e-4
+
+
+def test_a_cache_of_transformer_lens_can_be_made_of_it(tmp_path: Path) -> None:
+    from transformer_lens import ActivationCache
+
+    bridge, plain = boot("llama", tmp_path)
+    ids = batch(samples=1)["input_ids"]
+    ours = ss.to_transformer_lens(ss.record(plain, input_ids=ids, keep=["resid_post", "mlp_act"]))
+    made = ActivationCache(dict(ours), bridge)
+    assert torch.equal(made["resid_post", 1], ours["resid_post", 1])
+    assert torch.equal(ours["post", 0], ours["mlp_act", 0])
+    assert ("resid_post", 1) in ours
+    assert ("resid_pre", 1) not in ours
+    assert "2 layers" in repr(ours)
+
+
+def test_what_cannot_go_out_is_refused() -> None:
+    model = build("mixtral")
+    with pytest.raises(InputError, match=r"12, 9 tokens|9, 12 tokens"):
+        ss.to_transformer_lens(ss.record(model, **batch("left", samples=2), keep=["resid_post"]))
+    with pytest.raises(SiteError, match="kept no activations"):
+        ss.to_transformer_lens(ss.record(build("llama"), **batch()))
+    record = ss.record(model, **batch(), keep=["expert_out", "resid_post"])
+    cache = ss.to_transformer_lens(record)
+    assert cache.left_out == ("router", "expert_out")
+    with pytest.raises(SiteError, match=r"kept no .*hook_resid_post"):
+        cache["resid_pre", 0]
+    with pytest.raises(SiteError, match="no activation 'router'"):
+        cache["router", 0]
+
+
+@pytest.mark.parametrize("how", ["enable", "process", "one step", "aliases"])
+def test_every_way_into_compatibility_mode(how: str, tmp_path: Path) -> None:
+    """Changed weights are refused; mere names of hooks, with the weights as they were, are not."""
+    bridge, plain = boot("llama", tmp_path)
+    if how == "enable":
+        bridge.enable_compatibility_mode()
+    elif how == "process":
+        bridge.process_weights()
+    elif how == "one step":
+        nothing = {"center_unembed": False, "fold_value_biases": False, "fold_ln": False}
+        bridge.process_weights(center_writing_weights=True, **nothing)
+    else:
+        bridge.enable_compatibility_mode(no_processing=True)
+        ids = batch(samples=SAMPLES)["input_ids"]
+        with torch.no_grad():
+            assert torch.equal(ss.load(bridge).model(ids).logits, plain(ids).logits)
+        return
+    with pytest.raises(CheckpointError, match=r"compatibility mode.*boot_transformers"):
         ss.load(bridge)

@@ -316,6 +316,14 @@ def test_what_cannot_be_followed_is_refused() -> None:
         replay(record, [ss.RowEntropy()])
 
 
+def test_a_trace_that_would_leave_cross_attention_out_is_refused() -> None:
+    subject = ss.load(whisper())
+    record = ss.record(subject, given())
+    found = ss.find_massive_activations(record, ratio=2)
+    with pytest.raises(SiteError, match="cross-attention adds to the stream too"):
+        ss.trace(subject, given(), at=found)
+
+
 def test_a_map_of_another_formula_is_refused(monkeypatch) -> None:
     from transformers.models.whisper import modeling_whisper as file
 

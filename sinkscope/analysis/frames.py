@@ -1,11 +1,11 @@
 """Which of an encoder's frames a token of the LLM was made of. Depends on layout and numpy.
 
-By item (the n-th sound, picture or film of the forward), by its view where there are several, by
-overlap in seconds, and by patch: the grid of the encoder is finer than that of the LLM. What a
-layout does not say does not part them.
+By item (the n-th sound, picture or film of the forward), by overlap in seconds, by view, and by
+patch: a token joins a whole number of the encoder's rows and columns. What a layout does not say
+does not part them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -13,6 +13,8 @@ from jaxtyping import Bool, Float
 from sinkscope.layout import TokenLayout
 
 __all__ = ["frames_of_tokens"]
+
+_PATCH = ("item", "view", "row", "column")
 
 
 def frames_of_tokens(
@@ -35,19 +37,13 @@ def frames_of_tokens(
         [[True, True, False]]
     """
     places = np.flatnonzero(tokens.mask(segment))
-    axes = [axis for axis in ("row", "column") if _have(axis, tokens, *frames)]
-    coarse = {axis: _sizes([tokens], axis)[0][places] for axis in axes}
-    fine = {axis: _sizes(frames, axis) for axis in axes}
+    finer = _grids(np.concatenate([np.zeros((0, 4)), *map(_patches, frames)]))
     found = []
     for number, layout in enumerate(frames):
         covers = np.tile(layout.mask(segment), (len(places), 1))
         covers &= _same_item(tokens, places, layout, alike=number == sample)
-        covers &= _same_view(tokens, places, layout)
         covers &= _overlap(tokens.seconds[places], layout.seconds)
-        for axis in axes:
-            place = layout.descriptors[axis][None] + 0.5
-            scaled = np.floor(place * coarse[axis][:, None] / fine[axis][number][None])
-            covers &= scaled == tokens.descriptors[axis][places][:, None]
+        covers &= _same_patch(tokens, places, layout, finer)
         found.append(covers)
     return found
 
@@ -71,38 +67,61 @@ def _overlap(
     return np.isnan(shared) | (shared > 0.5 * shorter - 1e-9)
 
 
-def _same_view(
-    tokens: TokenLayout, places: np.ndarray, frames: TokenLayout
+def _same_patch(
+    tokens: TokenLayout,
+    places: np.ndarray,
+    frames: TokenLayout,
+    finer: Mapping[tuple[float, ...], np.ndarray],
 ) -> Bool[np.ndarray, "token frame"]:
-    """Whether both are of the same view of a picture, or one of them is of no view."""
-    one, other = _told(tokens, "view")[places][:, None], _told(frames, "view")[None]
-    return (one == other) | np.isnan(one) | np.isnan(other)
+    """Whether a patch is of the view, row and column of a token, which joins several of each.
+
+    The encoder's grids (``finer``) are those of all its samples: one may be a tile of a picture.
+    """
+    covers = np.ones((len(places), len(frames)), bool)
+    if any("row" not in layout.descriptors for layout in (tokens, frames)):
+        return covers
+    one, other = _patches(tokens)[places], _patches(frames)
+    pictures = _grids(_patches(tokens))
+    for row, token in zip(covers, one, strict=True):
+        picture = tuple(token[:2])
+        if picture not in pictures or picture not in finer:
+            row[:] = False
+            continue
+        by = _joined(finer[picture], pictures[picture])
+        row[:] = (other[:, :2] == token[:2]).all(1) & ((other[:, 2:] + 0.5) // by == token[2:]).all(1)
+    return covers
 
 
-def _have(axis: str, *layouts: TokenLayout) -> bool:
-    return all(axis in layout.descriptors for layout in layouts)
+def _patches(layout: TokenLayout) -> Float[np.ndarray, "token 4"]:
+    """Picture, view, row and column of each token; rows and columns are NaN where it has none."""
+    named = {name: layout.descriptors.get(name, np.zeros(len(layout))) for name in _PATCH}
+    named["view"] = np.nan_to_num(named["view"], nan=-1.0)
+    return np.stack([named[name] for name in _PATCH], axis=1)
 
 
-def _told(layout: TokenLayout, name: str) -> Float[np.ndarray, " token"]:
-    return layout.descriptors.get(name, np.full(len(layout), np.nan))
+def _grids(patches: Float[np.ndarray, "token 4"]) -> dict[tuple[float, ...], np.ndarray]:
+    """Rows and columns of each view of each picture."""
+    known = patches[~np.isnan(patches).any(axis=1)]
+    return {
+        tuple(picture): known[(known[:, :2] == picture).all(1), 2:].max(axis=0) + 1
+        for picture in np.unique(known[:, :2], axis=0)
+    }
 
 
-def _sizes(layouts: Sequence[TokenLayout], axis: str) -> list[Float[np.ndarray, " token"]]:
-    """For each token the number of rows (or columns) of its picture, which samples may share."""
-    keys = [
-        list(
-            zip(
-                layout.segments,
-                np.nan_to_num(_told(layout, "item"), nan=-1.0).tolist(),
-                np.nan_to_num(_told(layout, "view"), nan=-1.0).tolist(),
-                strict=True,
-            )
-        )
-        for layout in layouts
-    ]
-    sizes: dict[tuple[str, float, float], float] = {}
-    for layout, own in zip(layouts, keys, strict=True):
-        for key, place in zip(own, layout.descriptors[axis].tolist(), strict=True):
-            if not np.isnan(place):
-                sizes[key] = max(sizes.get(key, 0.0), place + 1)
-    return [np.array([sizes.get(key, np.nan) for key in own], float) for own in keys]
+def _joined(
+    fine: Float[np.ndarray, " axis"], coarse: Float[np.ndarray, " axis"]
+) -> Float[np.ndarray, " axis"]:
+    """How many rows and columns of the encoder one of the LLM joins: as many of both, if it can be.
+
+    A view that was shrunk by another ratio joins a fraction.
+
+    Example:
+        >>> _joined(np.array([5.0, 3.0]), np.array([2.0, 1.0])).tolist()
+        [2.0, 2.0]
+    """
+    if not (fine % coarse).any():
+        return fine / coarse
+    for by in range(1, int(fine.max()) + 1):
+        if ((fine // by == coarse) | (np.ceil(fine / by) == coarse)).all():
+            return np.full(2, float(by))
+    return fine / coarse

@@ -98,6 +98,11 @@ class DownProjections:
 
     def _checked(self, module: nn.Module, layer: int) -> Rows:
         states, made = self._seen[layer]
+        if any(hasattr(weight, "device_mesh") for weight in module.parameters()):
+            raise SiteError(
+                f"the weights of its down projection ({type(module).__name__}) are shards, which "
+                "only a forward of the whole model brings together"
+            )
         alone = bool(adding_hooks(module))
         rows = read_rows(module, states[:1], self.features, flat=self._flat(), alone=alone)
         expected = states.double().cpu() @ rows.weight.double().T + rows.bias.double()
@@ -161,11 +166,13 @@ def _by_gradient(
         if not output.requires_grad:
             return None
         try:
-            return torch.cat(
-                [torch.autograd.grad(one, states, retain_graph=True)[0] for one in output]
-            )
+            rows = [
+                torch.autograd.grad(one, states, retain_graph=True, allow_unused=True)[0]
+                for one in output
+            ]
         except NotImplementedError:
             return None
+    return None if any(row is None for row in rows) else torch.cat(rows)
 
 
 @torch.no_grad()

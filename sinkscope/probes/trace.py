@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 import xarray as xr
 
-from sinkscope.errors import InputError
+from sinkscope.errors import InputError, SiteError
 from sinkscope.probes.down_projections import DownProjections, Rows
 from sinkscope.probes.pick import Pick
 from sinkscope.probes.probe import Probe
@@ -81,9 +81,15 @@ def trace(
     Raises:
         InputError: the tables name no tokens or features, or tokens that a sample lacks; the
             neurons would take more than ``max_bytes``; there is no such layer or feature.
-        SiteError: the subject has no residual stream to follow.
+        SiteError: the subject has no residual stream to follow, or one that cross-attention adds
+            to.
     """
     subject = load(subject)
+    if subject.anatomy.reads("cross_out"):
+        raise SiteError(
+            f"trace: in a block of {subject.name} cross-attention adds to the stream too, and the "
+            "book of a trace knows attention and MLP alone; keep attn_out, cross_out and mlp_out."
+        )
     found = [at] if isinstance(at, pd.DataFrame) else list(at)
     chosen = chosen_features(found, features, subject.anatomy.d_model)
     refuse_layers(layers, subject.anatomy.n_layers)

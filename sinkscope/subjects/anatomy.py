@@ -129,9 +129,8 @@ class Anatomy:
             return bool(self.attention_layers)
         if site in EXPERT_SITES:
             return any(self._has(site, block) for block in self.blocks)
-        if site == "cross_out":
-            return bool(self.row.cross_out)
-        return self.row.sites is None or site in self.row.sites
+        listed = self.row.sites is None or site in self.row.sites
+        return listed and (site != "cross_out" or bool(self.row.cross_out))
 
     def layers_of(self, site: str) -> tuple[int, ...]:
         """The layers that are read where nobody names any: those that have a site.
@@ -155,16 +154,10 @@ class Anatomy:
         Raises:
             SiteError: if the blocks, or this one, have no attention.
         """
-        why = getattr(self.row, "maps_why", "")
-        if not self.attention and why:
-            raise SiteError(
-                f"{site!r} of {self.family} cannot be read: {why}; its sites are "
-                f"{', '.join(self.sites())}."
-            )
         if not self.attention:
+            why = getattr(self.row, "maps_why", "") or f"a {self.family} block has no attention"
             raise SiteError(
-                f"A {self.family} block has no attention, so there is no {site!r}; its sites are "
-                f"{', '.join(self.sites())}."
+                f"{why[0].upper()}{why[1:]}, so there is no {site!r}; its sites are {', '.join(self.sites())}."
             )
         found = self.attention[layer]
         if found is None:
@@ -231,9 +224,8 @@ class Anatomy:
 
     def down_projection(self, layer: int) -> nn.Module | None:
         """The module whose input is ``mlp_act``; None where ``absence`` says why there is none."""
-        return (
-            None if self.absence("mlp_act", layer) else submodule(self.blocks[layer], self.row.down)
-        )
+        absent = self.absence("mlp_act", layer)
+        return None if absent else submodule(self.blocks[layer], self.row.down)
 
     def _tap(self, site: str, block: nn.Module) -> Tap:
         row = self.row
@@ -247,11 +239,9 @@ class Anatomy:
             return Tap(part_of(block, path, row), "input", first_input, path in row.flat, put)
         path = {
             "attn_out": row.attn_out if submodule(block, row.attention) else row.mixer or "",
-            "cross_out": row.cross_out,
-            "mlp_out": row.mlp_out,
             "mlp_gate": row.gate or "",
             "mlp_up": row.up or "",
-        }[site]
+        }.get(site, getattr(row, site, ""))
         select, put = self._output(site, block)
         return Tap(part_of(block, path, row), "output", select, path in row.flat, put)
 

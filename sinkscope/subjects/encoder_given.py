@@ -1,19 +1,20 @@
-"""Input of an encoder that somebody else made: what its processor returned, or one tensor of it."""
+"""What an encoder is given: clips, what its processor returned, or one tensor of it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
+from sinkscope.avsr.clip import Clip
 from sinkscope.errors import InputError
 from sinkscope.layout import TokenLayout
 from sinkscope.subjects.anatomy import Anatomy
 from sinkscope.subjects.encoder_layouts import layouts_of
 from sinkscope.subjects.frame_layouts import unknown_frames
 
-__all__ = ["as_features", "convolved", "layouts_of_features"]
+__all__ = ["as_features", "convolved", "layouts_of_features", "only_clips", "refuse_others"]
 
 
 def as_features(name: str, model: Any, data: Any) -> dict[str, Any] | None:
@@ -76,6 +77,35 @@ def convolved(config: Any, samples: Any) -> Any:
     for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
         samples = (samples - kernel) // stride + 1
     return samples
+
+
+def only_clips(name: str, data: Any, others: Sequence[Any]) -> list[Clip]:
+    """The clips that were given, and nothing else.
+
+    Raises:
+        InputError: if the data is no clip, or one of the other arguments is not None.
+    """
+    refuse_others(name, others)
+    several = list(data) if isinstance(data, list | tuple) else [data]
+    if not several or not all(isinstance(clip, Clip) for clip in several):
+        raise InputError(
+            f"{name} reads clips, not {type(data).__name__}; give a clip or several, as "
+            "sinkscope.read_clip makes them."
+        )
+    return several
+
+
+def refuse_others(name: str, others: Sequence[Any]) -> None:
+    """Refuse token ids and what goes with them.
+
+    Raises:
+        InputError: if one of these arguments is not None.
+    """
+    if any(given is not None for given in others):
+        raise InputError(
+            f"{name} makes frames, mask and layout from the clip itself, and has no BOS; give "
+            "clips alone."
+        )
 
 
 def _placed(value: Any, weight: Tensor) -> Any:

@@ -252,6 +252,7 @@ _MASKS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "pe_video": _pe_mask,
     "pe_audio_video": _pe_mask,
     "audioflamingo3": _halved,
+    "phi4_multimodal_vision": lambda _, mask: mask.flatten(1).bool(),
     "qwen2_audio": _key_padding,
     "gemma3n_audio": _thin_gemma3n,
     "gemma4_audio": _thin_gemma4,

@@ -121,8 +121,19 @@ _VIDEO_LLAMA = replace(
 _CONFORMER = replace(
     _WHISPER,
     sites=("resid_pre", "attn_out", "resid_post"),
+    also="has two half-steps of its MLP and a convolution",
     maps=False,
     maps_why="its attention adds terms of position inside, without transformers' interface",
+)
+_GRANITE = replace(
+    _CONFORMER, model_type="granite_speech_encoder", attention="attn", attn_out="attn"
+)
+_GLMASR = replace(
+    _WHISPER,
+    model_type="glmasr_encoder",
+    resid_mid="post_attention_layernorm",
+    mlp_out="mlp",
+    down="mlp.fc2",
 )
 _CONVOLUTIONAL = replace(_WHISPER, blocks="blocks", sites=("resid_pre", "resid_post"), maps=False)
 
@@ -184,10 +195,10 @@ _TRANSFORMERS: dict[str, dict[str, EncoderRow]] = {
         "Qwen3VLMoeVisionModel": replace(_UNGATED_VISION, model_type="qwen3_vl_moe_vision")
     },
     "video_llama_3": {"VideoLlama3VisionModel": _VIDEO_LLAMA},
-    "granite_speech": {
-        "GraniteSpeechCTCEncoder": replace(
-            _CONFORMER, model_type="granite_speech_encoder", attn_out="attn"
-        )
+    "glmasr": {"GlmAsrEncoder": _GLMASR},
+    "granite_speech": {"GraniteSpeechCTCEncoder": _GRANITE},
+    "granite_speech_plus": {
+        "GraniteSpeechPlusCTCEncoder": replace(_GRANITE, model_type="granite_speech_plus_encoder")
     },
     "phi4_multimodal": {
         "Phi4MultimodalAudioModel": replace(
@@ -197,13 +208,17 @@ _TRANSFORMERS: dict[str, dict[str, EncoderRow]] = {
             layout="subsampled",
             maps=True,
             maps_why="",
-        )
+        ),
+        "Phi4MultimodalVisionModel": replace(
+            _SIGLIP, model_type="phi4_multimodal_vision", mask="patch_attention_mask"
+        ),
     },
     "gemma3n": {
         "Gemma3nAudioEncoder": replace(
             _CONFORMER,
             model_type="gemma3n_audio",
             blocks="conformer",
+            attention="attention",
             attn_out="attention.post_norm",
             mask="audio_mel_mask",
             layout="subsampled",

@@ -25,7 +25,12 @@ from sinkscope.subjects.anatomy import Anatomy
 from sinkscope.subjects.clip_layouts import summarise
 from sinkscope.subjects.encoder_anatomy import encoder_anatomy
 from sinkscope.subjects.encoder_fronts import front_of, refuse_more
-from sinkscope.subjects.encoder_given import as_features, layouts_of_features
+from sinkscope.subjects.encoder_given import (
+    as_features,
+    layouts_of_features,
+    only_clips,
+    refuse_others,
+)
 from sinkscope.subjects.encoder_layouts import frame_mask, layouts_of
 from sinkscope.subjects.frame_layouts import STREAMS, layout_of_frames, unknown_frames
 from sinkscope.subjects.fronts import Front
@@ -33,7 +38,7 @@ from sinkscope.subjects.image_fronts import ImageFront
 from sinkscope.subjects.running import describe_model, evaluating
 from sinkscope.subjects.subject import Announce, ModelInputs
 
-__all__ = ["EncoderSubject", "encoder_of", "encoder_subject", "only_clips"]
+__all__ = ["EncoderSubject", "encoder_of", "encoder_subject"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,35 +262,6 @@ def encoder_of(model: LlamaAvsr, stream: str, *, name: str) -> EncoderSubject:
             f"{' and of '.join(model.config.streams)}."
         )
     return encoder_subject(model.encoder(stream), name=name, stream=stream)
-
-
-def only_clips(name: str, data: Any, others: Sequence[Any]) -> list[Clip]:
-    """The clips that were given, and nothing else.
-
-    Raises:
-        InputError: if the data is no clip, or one of the other arguments is not None.
-    """
-    refuse_others(name, others)
-    several = list(data) if isinstance(data, list | tuple) else [data]
-    if not several or not all(isinstance(clip, Clip) for clip in several):
-        raise InputError(
-            f"{name} reads clips, not {type(data).__name__}; give a clip or several, as "
-            "sinkscope.read_clip makes them."
-        )
-    return several
-
-
-def refuse_others(name: str, others: Sequence[Any]) -> None:
-    """Refuse token ids and what goes with them.
-
-    Raises:
-        InputError: if one of these arguments is not None.
-    """
-    if any(given is not None for given in others):
-        raise InputError(
-            f"{name} makes frames, mask and layout from the clip itself, and has no BOS; give "
-            "clips alone."
-        )
 
 
 def _stream(model: nn.Module, anatomy: Anatomy) -> str:

@@ -37,6 +37,7 @@ def find_decoder(model: nn.Module) -> tuple[nn.Module, Family, nn.ModuleList]:
             family's row is not right for it.
     """
     refuse_compiled(model)
+    _refuse_flattened(model)
     decoders: dict[int, tuple[nn.Module, Family, nn.ModuleList]] = {}
     for module, row in _configured(model):
         path = row.blocks.split(".")
@@ -56,6 +57,18 @@ def find_decoder(model: nn.Module) -> tuple[nn.Module, Family, nn.ModuleList]:
     decoder, row, blocks = next(iter(decoders.values()))
     _refuse_unlike(decoder, row, blocks)
     return decoder, row, blocks
+
+
+def _refuse_flattened(model: nn.Module) -> None:
+    """FSDP 1 hides blocks behind wrappers and their weights in flat ones; FSDP 2 does neither."""
+    for name, module in model.named_modules():
+        if type(module).__name__ == "FullyShardedDataParallel":
+            what = f"its module {name!r}" if name else "it"
+            raise UnknownFamilyError(
+                f"{type(model).__name__}: {what} is wrapped by FullyShardedDataParallel (FSDP 1), "
+                "so its blocks are not where they were; shard with fully_shard (FSDP 2), or hand "
+                "over the model as it was before."
+            )
 
 
 def _configured(model: nn.Module) -> Iterator[tuple[nn.Module, Family]]:

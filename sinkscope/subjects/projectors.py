@@ -24,7 +24,8 @@ from sinkscope.layout import TokenLayout
 from sinkscope.subjects.anatomy import Anatomy
 from sinkscope.subjects.clip_layouts import LABELS, describe, summarise
 from sinkscope.subjects.encoder_anatomy import projector_anatomy
-from sinkscope.subjects.encoders import EncoderSubject, only_clips
+from sinkscope.subjects.encoder_given import only_clips
+from sinkscope.subjects.encoders import EncoderSubject
 from sinkscope.subjects.layouts import pad_layout
 from sinkscope.subjects.running import describe_model, evaluating
 from sinkscope.subjects.subject import Announce, ModelInputs

@@ -2,12 +2,14 @@
 
 import hashlib
 import inspect
+from collections.abc import Iterator
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from sinkscope.avsr.evaluating import evaluating
 from sinkscope.subjects.anatomy import Anatomy
@@ -50,6 +52,7 @@ def describe_model(model: nn.Module, anatomy: Anatomy) -> dict[str, Any]:
         "model_hash": model_hash(model, anatomy),
         "dtype": str(parameter.dtype).removeprefix("torch."),
         "device": ", ".join(sorted({_place(weight) for weight in model.parameters()})),
+        "quantisation": _quantisation(model),
         "attention_implementation": anatomy.attn_implementation,
         "without_attention": {
             str(layer): type(mixer).__name__
@@ -73,7 +76,8 @@ def model_hash(model: nn.Module, anatomy: Anatomy) -> str:
 
     It covers the configuration, the name, shape and dtype of every weight, up to 16,384 evenly
     spaced numbers of each, the settings of mixtures of experts, and whether adapters are switched
-    off. Weights that lie on no device (offloaded ones) count by name, shape and dtype only.
+    off. Weights that lie on no device (offloaded ones), or in shards on several, count by name,
+    shape and dtype only; quantised ones by what they store.
 
     Example:
         >>> from transformers import LlamaConfig, LlamaForCausalLM
@@ -90,8 +94,8 @@ def model_hash(model: nn.Module, anatomy: Anatomy) -> str:
     digest.update(config.to_json_string().encode() if hasattr(config, "to_json_string") else b"")
     for name, weight in model.state_dict().items():
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
-        if weight.device.type != "meta" and weight.numel():
-            digest.update(_sampled(weight))
+        for part in _plain_parts(weight):
+            digest.update(_sampled(part))
     off = [name for name, module in model.named_modules() if _switched_off(module)]
     digest.update(",".join(off).encode())
     experts = expert_settings(anatomy.blocks)
@@ -102,6 +106,27 @@ def model_hash(model: nn.Module, anatomy: Anatomy) -> str:
 def _place(weight: torch.Tensor) -> str:
     """The device of a weight; "offloaded" where accelerate brings it when it is needed."""
     return "offloaded" if weight.device.type == "meta" else str(weight.device)
+
+
+def _quantisation(model: nn.Module) -> str | None:
+    """How transformers quantised the weights; None where it did not."""
+    method = getattr(model, "quantization_method", None)
+    return None if method is None else str(getattr(method, "value", method))
+
+
+def _plain_parts(weight: Any) -> Iterator[torch.Tensor]:
+    """The ordinary tensors that a weight holds here: itself, or what a subclass keeps inside."""
+    sharded = getattr(weight, "device_mesh", None)
+    if weight.device.type == "meta" or not weight.numel() or (sharded and sharded.size() > 1):
+        return
+    if not is_traceable_wrapper_subclass(weight):
+        yield weight
+        return
+    names, _ = weight.__tensor_flatten__()
+    for name in names:
+        part = getattr(weight, name)
+        if isinstance(part, torch.Tensor):
+            yield from _plain_parts(part)
 
 
 def _sampled(weight: torch.Tensor) -> bytes:

@@ -34,12 +34,13 @@ def bridge_subject(bridge: nn.Module, *, tokenizer: Any | None = None) -> Huggin
 
     Raises:
         InputError: if hooks of the user's are on the bridge, which the inner model would not run.
-        CheckpointError: if the bridge has processed its weights (compatibility mode), or the inner
-            model does not compute what the bridge computes.
+        CheckpointError: if the bridge has processed its weights (compatibility mode; not with
+            ``no_processing=True``, which only names hooks), or the inner model does not compute
+            what the bridge computes.
     """
-    if getattr(bridge, "compatibility_mode", False) or getattr(bridge, "_weights_processed", False):
+    if getattr(bridge, "_weights_processed", False):
         raise CheckpointError(
-            "The TransformerBridge is in compatibility mode: its weights are folded and centred, "
+            "The TransformerBridge is in compatibility mode: its weights are folded or centred, "
             "which moves the residual stream and with it massive activations; boot a fresh bridge "
             "with TransformerBridge.boot_transformers and hand that over."
         )

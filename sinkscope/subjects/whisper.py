@@ -43,6 +43,7 @@ _ROW = Family(
     down="fc2",
     builtin=True,
     cross_out="encoder_attn",
+    also="adds what cross-attention reads of the encoder's frames (cross_out)",
 )
 
 

@@ -44,7 +44,8 @@ def conversation(asker: Asker, clip: Clip) -> Mapping[str, Any]:
     sound lies between the frames, and the film alone has a place in the text.
 
     Raises:
-        InputError: without a processor or a chat template; a clip that has none of the streams.
+        InputError: without a processor; a clip that has none of the streams, or not both of those
+            that are to lie between each other.
     """
     processor = asker.processor
     if processor is None:

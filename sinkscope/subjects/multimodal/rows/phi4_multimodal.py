@@ -1,6 +1,7 @@
 """Phi-4-multimodal: sounds, and pictures in crops. Formulas read in transformers 5.23."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,22 +27,20 @@ def _audio(given: Given) -> StreamTokens:
 
 
 def _audio_frames(called: Mapping[str, Any], given: Given) -> Sequence[StreamTokens]:
-    """The frames of each sound, as long as it is; of a long one piece after piece."""
+    """The frames of each sound, and of its padding: the mask, which is added, hides nothing.
+
+    Above ``LONGEST`` the encoder runs over pieces, the last one filled up.
+    """
     reduction = given.config.audio_config.time_reduction
-    features, mask = called["hidden_states"], called.get("mask")
-    items, length = features.shape[:2]
-    lengths = [length] * items if mask is None else mask.sum(1).tolist()
-    frames = [-(-int(one) // reduction) for one in lengths]
-    sounds = StreamTokens.of_frames(frames, step=_step(given))
-    longest = -(-length // reduction)
-    pieces = -(-longest // LONGEST) if longest > LONGEST else 1
+    items, length = called["hidden_states"].shape[:2]
+    frames = -(-int(length) // reduction)
+    pieces = -(-frames // LONGEST)
+    count = frames if pieces == 1 else LONGEST
     found = []
     for item in range(items):
-        own = np.flatnonzero(sounds.item == item)
-        found += [
-            sounds.take(own[piece * LONGEST : (piece + 1) * LONGEST] if pieces > 1 else own)
-            for piece in range(pieces)
-        ]
+        whole = StreamTokens.of_frames([count * pieces], step=_step(given))
+        whole = replace(whole, item=np.full(len(whole), item, np.int64))
+        found += [whole.take(np.arange(count) + piece * count) for piece in range(pieces)]
     return found
 
 
@@ -90,6 +89,7 @@ COMPOSITES = (
             ends=("<|end|>",),
         ),
         notes="A picture is seen in crops (view 1) and as a whole (view 0); rows and columns are "
-        "those of the view.",
+        "those of the view. With sdpa attention and no padding in any crop, transformers' picture "
+        "encoder is causal.",
     ),
 )

@@ -21,7 +21,7 @@ from sinkscope.subjects.multimodal.table import (
     StreamTokens,
     Turns,
 )
-from sinkscope.subjects.multimodal.windows import run_starts, tokens_of_windows, windows_of
+from sinkscope.subjects.multimodal.windows import Window, run_starts, tokens_of_windows, windows_of
 
 __all__ = ["COMPOSITES"]
 
@@ -63,42 +63,49 @@ def _stacked(given: Given, lengths: Lengths) -> Lengths:
 
 def _audio(given: Given, *, counter: Counter, merged: int) -> StreamTokens:
     """The tokens of the sounds, window after window."""
-    return StreamTokens.joined(_windows(given, counter=counter, merged=merged, of_encoder=False))
+    counts, windows = _windows(given, counter)
+    return StreamTokens.joined(_of_windows(given, windows, counts, merged=2 * merged))
 
 
 def _frames(
-    called: Mapping[str, Any], given: Given, *, counter: Counter, merged: int
+    called: Mapping[str, Any], given: Given, *, counter: Counter, masked: bool
 ) -> Sequence[StreamTokens]:
-    """The encoder's frames, 20 ms each, window by window."""
-    return _windows(given, counter=counter, merged=merged, of_encoder=True)
+    """The encoder's frames, 20 ms each, window by window; without a mask it hears the padding."""
+    _, windows = _windows(given, counter)
+    whole = np.full(len(windows), given.inputs["input_features"].shape[-1], np.int64)
+    lengths = _mel_lengths(given) if masked else whole
+    return _of_windows(given, windows, _halved(lengths), merged=2)
 
 
-def _windows(
-    given: Given, *, counter: Counter, merged: int, of_encoder: bool
-) -> list[StreamTokens]:
-    mel = given.inputs["input_features"].shape[-1]
-    lengths = _mel_lengths(given)
-    counts = counter(given, lengths)
-    (full,) = counter(given, np.array([mel]))
+def _windows(given: Given, counter: Counter) -> tuple[Lengths, list[Window]]:
+    """How many tokens each window makes, and where it stands."""
+    counts = counter(given, _mel_lengths(given))
+    (full,) = counter(given, np.array([given.inputs["input_features"].shape[-1]]))
     starts = run_starts(given, "audio_token_id")
-    windows = windows_of(starts, counts.tolist(), full=int(full))
-    step = 2 * mel_step(given) * (1 if of_encoder else merged)
-    made = _halved(lengths) if of_encoder else counts
-    return tokens_of_windows(windows, made.tolist(), step=step, duration=mel * mel_step(given))
+    return counts, windows_of(starts, counts.tolist(), full=int(full))
 
 
-def _stream(counter: Counter, merged: int) -> Stream:
+def _of_windows(
+    given: Given, windows: list[Window], counts: Lengths, *, merged: int
+) -> list[StreamTokens]:
+    """What each window's tokens (or frames) are, of so many mel frames each."""
+    step = mel_step(given)
+    duration = given.inputs["input_features"].shape[-1] * step
+    return tokens_of_windows(windows, counts.tolist(), step=merged * step, duration=duration)
+
+
+def _stream(counter: Counter, merged: int, *, masked: bool) -> Stream:
     return Stream(
         "audio_token_id",
         "input_features",
         partial(_audio, counter=counter, merged=merged),
         "model.audio_tower",
-        partial(_frames, counter=counter, merged=merged),
+        partial(_frames, counter=counter, masked=masked),
     )
 
 
-_POOLED = _stream(_pooled, 2)
-_STACKED = _stream(_stacked, 4)
+_POOLED = _stream(_pooled, 2, masked=True)
+_STACKED = _stream(_stacked, 4, masked=False)
 _NO_END = "The tokens of a window's padding carry seconds too: the forward is not told where it is."
 
 COMPOSITES = (
@@ -123,6 +130,8 @@ COMPOSITES = (
             direct={"<|system|>": "system", "<|user|>": "user", "<|assistant|>": "assistant"}
         ),
         delimiters=("<|begin_of_audio|>", "<|end_of_audio|>"),
+        notes="Its encoder takes no mask: it hears the padding of a window, and so the frames of "
+        "the encoder go on to the window's end.",
     ),
     Composite(
         "voxtral",
