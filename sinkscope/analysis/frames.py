@@ -88,7 +88,9 @@ def _same_patch(
             row[:] = False
             continue
         by = _joined(finer[picture], pictures[picture])
-        row[:] = (other[:, :2] == token[:2]).all(1) & ((other[:, 2:] + 0.5) // by == token[2:]).all(1)
+        row[:] = (other[:, :2] == token[:2]).all(1) & ((other[:, 2:] + 0.5) // by == token[2:]).all(
+            1
+        )
     return covers
 
 
