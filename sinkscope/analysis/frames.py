@@ -5,7 +5,7 @@ patch: a token joins a whole number of the encoder's rows and columns. What a la
 does not part them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -37,13 +37,13 @@ def frames_of_tokens(
         [[True, True, False]]
     """
     places = np.flatnonzero(tokens.mask(segment))
-    finer = _grids(np.concatenate([np.zeros((0, 4)), *map(_patches, frames)]))
     found = []
+    pictures, finer = _grids([tokens]), _grids(frames)
     for number, layout in enumerate(frames):
         covers = np.tile(layout.mask(segment), (len(places), 1))
         covers &= _same_item(tokens, places, layout, alike=number == sample)
         covers &= _overlap(tokens.seconds[places], layout.seconds)
-        covers &= _same_patch(tokens, places, layout, finer)
+        covers &= _same_patch(tokens, places, layout, pictures=pictures, finer=finer)
         found.append(covers)
     return found
 
@@ -67,22 +67,24 @@ def _overlap(
     return np.isnan(shared) | (shared > 0.5 * shorter - 1e-9)
 
 
+Grids = dict[tuple[float, ...], Float[np.ndarray, " axis"]]
+"""Rows and columns of each view of each picture."""
+
+
 def _same_patch(
     tokens: TokenLayout,
     places: np.ndarray,
     frames: TokenLayout,
-    finer: Mapping[tuple[float, ...], np.ndarray],
+    *,
+    pictures: Grids,
+    finer: Grids,
 ) -> Bool[np.ndarray, "token frame"]:
-    """Whether a patch is of the view, row and column of a token, which joins several of each.
-
-    The encoder's grids (``finer``) are those of all its samples: one may be a tile of a picture.
-    """
+    """Whether a patch is of the view, row and column of a token, which joins several of each."""
     covers = np.ones((len(places), len(frames)), bool)
     if any("row" not in layout.descriptors for layout in (tokens, frames)):
         return covers
-    one, other = _patches(tokens)[places], _patches(frames)
-    pictures = _grids(_patches(tokens))
-    for row, token in zip(covers, one, strict=True):
+    own, other = _patches(tokens)[places], _patches(frames)
+    for row, token in zip(covers, own, strict=True):
         picture = tuple(token[:2])
         if picture not in pictures or picture not in finer:
             row[:] = False
@@ -101,8 +103,10 @@ def _patches(layout: TokenLayout) -> Float[np.ndarray, "token 4"]:
     return np.stack([named[name] for name in _PATCH], axis=1)
 
 
-def _grids(patches: Float[np.ndarray, "token 4"]) -> dict[tuple[float, ...], np.ndarray]:
-    """Rows and columns of each view of each picture."""
+def _grids(layouts: Sequence[TokenLayout]) -> Grids:
+    """The grids of all pictures; the crops of one may be several samples."""
+    held = [_patches(layout) for layout in layouts if "row" in layout.descriptors]
+    patches = np.concatenate([np.zeros((0, 4)), *held])
     known = patches[~np.isnan(patches).any(axis=1)]
     return {
         tuple(picture): known[(known[:, :2] == picture).all(1), 2:].max(axis=0) + 1

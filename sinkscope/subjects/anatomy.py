@@ -157,7 +157,8 @@ class Anatomy:
         if not self.attention:
             why = getattr(self.row, "maps_why", "") or f"a {self.family} block has no attention"
             raise SiteError(
-                f"{why[0].upper()}{why[1:]}, so there is no {site!r}; its sites are {', '.join(self.sites())}."
+                f"{why[0].upper()}{why[1:]}, so there is no {site!r}; its sites are "
+                f"{', '.join(self.sites())}."
             )
         found = self.attention[layer]
         if found is None:
