@@ -188,3 +188,17 @@ def test_a_token_of_each_view_is_made_of_the_patches_of_that_view() -> None:
     second = covers[2][9 + 5 + 3]
     assert frames[2].descriptors["column"][second].tolist() == [3]
     assert frames[2].descriptors["row"][second].tolist() == [1]
+
+
+@pytest.mark.parametrize(("patch", "token"), [((0, 0), 0), ((2, 2), 5), ((0, 5), 3), ((2, 3), 6)])
+def test_a_smaller_view_joins_the_patches_that_lie_under_a_token(
+    patch: tuple[int, int], token: int
+) -> None:
+    """The patches are those that the view's tokens were seen to change most with."""
+    whole, given = model("anyres_max_1"), given_of([[picture(12, 24)]], [19])
+    subject: Any = ss.load(whole)
+    frames = ss.record(subject.encoder("image"), given).layouts
+    covers = frames_of_tokens(layout_of(whole, given), "image", frames, sample=0)
+    tile, column = 1 + patch[1] // SIDE, patch[1] % SIDE
+    found = covers[tile][9:, patch[0] * SIDE + column]
+    assert np.flatnonzero(found).tolist() == [token // 4 * 5 + token % 4]

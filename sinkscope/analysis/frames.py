@@ -90,7 +90,9 @@ def _same_patch(
             row[:] = False
             continue
         by = _joined(finer[picture], pictures[picture])
-        row[:] = (other[:, :2] == token[:2]).all(1) & (other[:, 2:] // by == token[2:]).all(1)
+        row[:] = (other[:, :2] == token[:2]).all(1) & ((other[:, 2:] + 0.5) // by == token[2:]).all(
+            1
+        )
     return covers
 
 
@@ -117,6 +119,8 @@ def _joined(
 ) -> Float[np.ndarray, " axis"]:
     """How many rows and columns of the encoder one of the LLM joins: as many of both, if it can be.
 
+    A view that was shrunk by another ratio joins a fraction.
+
     Example:
         >>> _joined(np.array([5.0, 3.0]), np.array([2.0, 1.0])).tolist()
         [2.0, 2.0]
@@ -126,4 +130,4 @@ def _joined(
     for by in range(1, int(fine.max()) + 1):
         if ((fine // by == coarse) | (np.ceil(fine / by) == coarse)).all():
             return np.full(2, float(by))
-    return np.maximum(1, np.round(fine / coarse))
+    return fine / coarse

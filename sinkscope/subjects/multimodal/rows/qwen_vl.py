@@ -23,6 +23,10 @@ Times = Float[np.ndarray, "_ 2"]
 Clock = Callable[[Given, Sequence[Grid]], list[Times]]
 """From the grids of the films to start and end of each of their frames of tokens."""
 
+DEEPSTACK = (
+    "between its first blocks the encoder's states are added to the stream (DeepStack), so that "
+    "resid_post of a block is not resid_pre of the next"
+)
 STAMP = r"<(\d+(?:\.\d+)?) seconds>\s*<\|vision_start\|>"
 
 
@@ -129,7 +133,9 @@ def seen(clock: Clock, *, windows: bool = False) -> dict[str, Stream]:
     }
 
 
-def _row(model_type: str, title: str, clock: Clock, *, windows: bool = False) -> Composite:
+def _row(
+    model_type: str, title: str, clock: Clock, *, windows: bool = False, notes: str = ""
+) -> Composite:
     return Composite(
         model_type,
         title,
@@ -137,12 +143,13 @@ def _row(model_type: str, title: str, clock: Clock, *, windows: bool = False) ->
         turns=CHATML,
         delimiters=("vision_start_token_id", "vision_end_token_id"),
         film={"do_sample_frames": True, "fps": 2.0},
+        notes=notes,
     )
 
 
 COMPOSITES = (
     _row("qwen2_vl", "Qwen2-VL", _by_metadata),
     _row("qwen2_5_vl", "Qwen2.5-VL", _by_pace, windows=True),
-    _row("qwen3_vl", "Qwen3-VL", _by_stamps),
-    _row("qwen3_vl_moe", "Qwen3-VL-MoE", _by_stamps),
+    _row("qwen3_vl", "Qwen3-VL", _by_stamps, notes=DEEPSTACK),
+    _row("qwen3_vl_moe", "Qwen3-VL-MoE", _by_stamps, notes=DEEPSTACK),
 )
