@@ -1,8 +1,7 @@
 """Opens a bundled model, a folder or a hub id. Weights are safetensors; nothing is unpickled."""
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +11,32 @@ from torch import nn
 from sinkscope.errors import CheckpointError, InputError
 from sinkscope.subjects.bundled import bundled
 from sinkscope.subjects.families import family
+from sinkscope.subjects.stored import (
+    Options,
+    attempt,
+    placed,
+    stored_processor,
+    stored_tokenizer,
+    stored_weights,
+)
 from sinkscope.subjects.subject import Subject
 
 __all__ = ["Options", "open_checkpoint"]
 
 _AVSR = "sinkscope-avsr"
 _DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-_TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json"),
-    *("spiece.model", "tekken.json"),
-)
-_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a checkpoint is opened; see ``load`` for each."""
-
-    device: str | torch.device | None = None
-    dtype: str | torch.dtype | None = None
-    tokenizer: Any | None = None
-    processor: Any | None = None
-    revision: str | None = None
-    device_map: Any | None = None
+_ALONE: dict[str, tuple[str, dict[str, Any]]] = {
+    "whisper": ("WhisperForConditionalGeneration", {}),
+    "wav2vec2": ("Wav2Vec2Model", {}),
+    "hubert": ("HubertModel", {}),
+    "wavlm": ("WavLMModel", {}),
+    "clip": ("CLIPVisionModel", {}),
+    "clip_vision_model": ("CLIPVisionModel", {}),
+    "siglip": ("SiglipVisionModel", {}),
+    "siglip_vision_model": ("SiglipVisionModel", {}),
+    "vit": ("ViTModel", {"add_pooling_layer": False}),
+}
+"""What is studied without a language model, by ``model_type``: its class, and how it is made."""
 
 
 def open_checkpoint(what: str | Path, options: Options) -> Subject:
@@ -99,116 +100,52 @@ def _open_huggingface(source: str, name: str, options: Options) -> Subject:
     from sinkscope.subjects.huggingface import huggingface_subject
     from sinkscope.subjects.multimodal.registry import composite_config
 
-    config = _attempt(
+    config = attempt(
         source, "config", lambda: AutoConfig.from_pretrained(source, revision=options.revision)
     )
+    if config.model_type in _ALONE:
+        return _open_alone(source, name, config.model_type, options)
     composite = composite_config(config)
     if composite is None:
         family(config.get_text_config(decoder=True).model_type)  # refuses before weights come
     else:
         family(composite.get_text_config(decoder=True).model_type)
         return _open_multimodal(source, name, composite, options)
-    model = _placed(_weights(source, options, AutoModelForCausalLM), options)
-    tokenizer = options.tokenizer or _tokenizer(source, options.revision)
+    model = placed(stored_weights(source, options, AutoModelForCausalLM), options)
+    tokenizer = options.tokenizer or stored_tokenizer(source, options.revision)
     return huggingface_subject(model.eval(), tokenizer=tokenizer, name=name)
 
 
 def _open_multimodal(source: str, name: str, config: Any, options: Options) -> Subject:
-    from transformers import AutoProcessor
-
     from sinkscope.subjects.multimodal.registry import class_of
     from sinkscope.subjects.multimodal.subject import multimodal_subject
 
-    model = _placed(_weights(source, options, class_of(config)), options)
-    processor = options.processor
-    if processor is None and not _lacks(source, _PROCESSOR_FILES):
-        processor = _attempt(
-            source,
-            "processor",
-            lambda: AutoProcessor.from_pretrained(source, revision=options.revision),
-        )
+    model = placed(stored_weights(source, options, class_of(config)), options)
+    processor = stored_processor(source, options)
     tokenizer = options.tokenizer
     if tokenizer is None and processor is None:
-        tokenizer = _tokenizer(source, options.revision)
+        tokenizer = stored_tokenizer(source, options.revision)
     return multimodal_subject(model.eval(), processor=processor, tokenizer=tokenizer, name=name)
 
 
-def _placed(model: Any, options: Options) -> Any:
-    """The model on the device that was asked for; where a device map put it, otherwise."""
-    return model if options.device is None else model.to(options.device)
+def _open_alone(source: str, name: str, model_type: str, options: Options) -> Subject:
+    """An encoder without a language model, or Whisper."""
+    import transformers
 
+    from sinkscope.subjects.encoders import encoder_subject
+    from sinkscope.subjects.whisper import whisper_subject
 
-def _weights(source: str, options: Options, kind: Any) -> Any:
-    _refuse_pickles(source)
-    model, report = _attempt(
-        source,
-        "weights",
-        lambda: kind.from_pretrained(
-            source,
-            dtype=options.dtype or "auto",
-            revision=options.revision,
-            device_map=options.device_map,
-            use_safetensors=True,
-            output_loading_info=True,
-        ),
-    )
-    random = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
-    if random:
-        raise CheckpointError(
-            f"{source} lacks {len(random)} weights that its config asks for, or has them in other "
-            f"shapes ({', '.join(random[:3])}), so they would be random; use weights and config as "
-            "they were saved together."
-        )
-    return model
-
-
-def _tokenizer(source: str, revision: str | None) -> Any | None:
-    """The stored tokenizer, or None for a folder that has none."""
-    from transformers import AutoTokenizer
-
-    if _lacks(source, _TOKENIZER_FILES):
-        return None
-    return _attempt(
-        source, "tokenizer", lambda: AutoTokenizer.from_pretrained(source, revision=revision)
-    )
-
-
-def _lacks(source: str, names: tuple[str, ...]) -> bool:
-    """Whether a local folder has none of these files."""
-    folder = Path(source)
-    return folder.is_dir() and not any((folder / name).is_file() for name in names)
-
-
-def _attempt(source: str, what: str, read: Callable[[], Any]) -> Any:
-    """Run a reader of transformers; its many kinds of errors become one sentence."""
-    from safetensors import SafetensorError
-
-    try:
-        return read()
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, ImportError) as error:
-        advice = (
-            "restore the folder as save_pretrained wrote it"
-            if Path(source).is_dir()
-            else "check its spelling and the connection, give a local folder, or a bundled model "
-            f"({', '.join(map(str, bundled())) or 'none is bundled'})"
-        )
-        reason = " ".join(str(error).split()).partition(". ")[0][:240].rstrip(".")
-        raise CheckpointError(
-            f"The {what} of {source!r} cannot be read ({reason}); {advice}."
-        ) from error
-
-
-def _refuse_pickles(source: str) -> None:
-    folder = Path(source)
-    if not folder.is_dir() or any(folder.glob("*.safetensors")):
-        return
-    pickled = sorted(path.name for mask in _PICKLES for path in folder.glob(mask))
-    if pickled:
-        raise CheckpointError(
-            f"{source} holds only pickled weights ({', '.join(pickled)}), which could run any "
-            "code; load them where you trust them, and save_pretrained writes safetensors."
-        )
-    raise CheckpointError(f"{source} holds no weights (*.safetensors); complete the folder.")
+    kind, more = _ALONE[model_type]
+    model = placed(
+        stored_weights(source, options, getattr(transformers, kind), **more), options
+    ).eval()
+    processor = stored_processor(source, options)
+    if model_type == "whisper":
+        tokenizer = options.tokenizer
+        return whisper_subject(model, tokenizer=tokenizer, processor=processor, name=name)
+    if options.tokenizer is not None:
+        raise InputError(f"load: {name} is an encoder and takes no tokenizer; leave it out.")
+    return encoder_subject(model, processor=processor, name=name)
 
 
 def _refuse_path(what: str | Path, shipped: list[str]) -> None:
