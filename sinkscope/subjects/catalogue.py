@@ -89,7 +89,7 @@ def multimodal_table() -> str:
         "| `model_type` | family | reads | encoders alone | not supported |\n|---|---|---|---|---|"
     )
     rows = [
-        f"| {row.model_type} | {row.title} | {', '.join(row.streams)} | "
+        f"| {row.title} | {row.model_type} | {', '.join(row.streams)} | "
         f"{', '.join(encoders_of(row)) or 'none'} | {row.notes} |"
         for row in composites().values()
         if row.layout is None
