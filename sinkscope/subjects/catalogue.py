@@ -85,9 +85,7 @@ def families_in_words(name: str) -> str:
 
 def multimodal_table() -> str:
     """The multimodal families as a Markdown table, for the README."""
-    head = (
-        "| `model_type` | family | reads | encoders alone | not supported |\n|---|---|---|---|---|"
-    )
+    head = "| family | `model_type` | reads | encoders alone | to know |\n|---|---|---|---|---|"
     rows = [
         f"| {row.title} | {row.model_type} | {', '.join(row.streams)} | "
         f"{', '.join(encoders_of(row)) or 'none'} | {row.notes} |"
