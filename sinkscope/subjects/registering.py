@@ -72,8 +72,8 @@ def register_family(
         )
     if layout is not None and not callable(layout):
         raise InputError(
-            f"register_family({model_type!r}): layout is a {type(layout).__name__}; give a function "
-            "from what is known of a forward to one TokenLayout a sample."
+            f"register_family({model_type!r}): layout is a {type(layout).__name__}; give a "
+            "function from what is known of a forward to one TokenLayout a sample."
         )
     row = Family(
         model_type,

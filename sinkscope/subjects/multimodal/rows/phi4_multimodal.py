@@ -47,12 +47,10 @@ def _audio_frames(called: Mapping[str, Any], given: Given) -> Sequence[StreamTok
 def _pictures(given: Given) -> list[Picture]:
     crop = given.config.vision_config.crop_size
     sizes = given.needed("image_sizes", "image").reshape(-1, 2).tolist()
-    masks = (
-        given.needed("image_attention_mask", "image", entries=len(sizes)).cpu().numpy().astype(bool)
-    )
+    masks = given.needed("image_attention_mask", "image", entries=len(sizes))
     return [
         Picture(height // crop, width // crop, mask)
-        for (height, width), mask in zip(sizes, masks, strict=True)
+        for (height, width), mask in zip(sizes, masks.cpu().numpy().astype(bool), strict=True)
     ]
 
 

@@ -59,9 +59,9 @@ def _clock(given: Given, grids: Sequence[Grid]) -> list[Times]:
     The two differ where the processor samples at another pace than it was asked for.
     """
     every = int(given.config.vision_config.temporal_patch_size)
-    told = "position_ids" not in given.inputs or "video_second_per_grid" in given.inputs
     steps = None
-    if told and "input_ids" in given.inputs:
+    placed = "position_ids" in given.inputs or "input_ids" not in given.inputs
+    if not placed or "video_second_per_grid" in given.inputs:
         steps = given.needed("video_second_per_grid", "video", entries=len(grids))
     found = []
     for item, (frames, _, _) in enumerate(grids):
