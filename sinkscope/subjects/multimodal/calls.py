@@ -97,20 +97,23 @@ def following(module: Any) -> Iterator[Callable[[Arguments], Arguments]]:
 def refuse_continued(composite: Composite, called: Arguments, config: Any) -> None:
     """Refuse a forward that a cache continues and that brings more of a stream.
 
+    A decode step has one id; some models are handed the features of their prompt again with it.
+
     Raises:
-        InputError: it has a stream's features, or several ids with a placeholder among them.
+        InputError: a stream's features or placeholders come with several ids, or both with one.
     """
     if not _continues(called):
         return
     ids = called.get("input_ids")
-    several = ids is not None and ids.shape[-1] > 1
+    several = ids is None or ids.shape[-1] > 1
     for name, stream in composite.streams.items():
         placeholder = token_id(stream.placeholder, config)
-        placed = several and placeholder is not None and bool((ids == placeholder).any())
-        if placed or stream.features in called:
+        placed = ids is not None and placeholder is not None and bool((ids == placeholder).any())
+        brings = stream.features in called
+        if (placed and brings) or (several and (placed or brings)):
             raise InputError(
                 f"This forward continues a KV cache and brings {name} "
-                f"({stream.features if stream.features in called else 'placeholders'}); a probe "
+                f"({stream.features if brings else 'placeholders'}); a probe "
                 f"knows {name} of a first forward only: give the whole conversation at once, "
                 "without past_key_values and in one chunk."
             )
