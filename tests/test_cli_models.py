@@ -41,6 +41,10 @@ def test_one_family_in_words(name: str, said: Callable[..., str]) -> None:
     assert "\n" in families_in_words(name)
 
 
+def test_omni_models_are_known_by_their_own_name(said: Callable[..., str]) -> None:
+    assert said("qwen2_5_omni").startswith("qwen2_5_omni_thinker: Qwen2.5-Omni")
+
+
 def test_an_unknown_family_is_refused() -> None:
     with pytest.raises(UnknownFamilyError, match="no family 'nope'"):
         families_in_words("nope")

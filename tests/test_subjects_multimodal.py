@@ -1,6 +1,7 @@
 """Multimodal subjects: what may be given, what is refused, folders, and registered families."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from sinkscope.errors import InputError, UnknownFamilyError
 from sinkscope.subjects.multimodal.subject import MultimodalSubject
 from sinkscope.subjects.multimodal.table import CHATML, Turns
 from sinkscope.subjects.multimodal.turns import segments_of_turns
+from tests.adapters import windowed_sound
 from tests.adapters.qwen_omni import QWEN2, inputs, thinker
 
 
@@ -42,6 +44,17 @@ def test_a_family_without_a_row_is_refused_by_name() -> None:
     with pytest.raises(UnknownFamilyError, match=r"'llava'.*no row describes"):
         ss.load(model)
     assert ss.load(model.model.language_model).anatomy.family == "llama"
+
+
+@pytest.mark.parametrize("family", ["gemma3", "llava"])
+def test_a_folder_of_a_family_without_a_row_is_refused_by_its_configuration(
+    family: str, tmp_path: Path
+) -> None:
+    from transformers import AutoConfig
+
+    AutoConfig.for_model(family).save_pretrained(tmp_path)  # no weights are asked for
+    with pytest.raises(UnknownFamilyError, match=rf"'{family}'.*no row describes"):
+        ss.load(tmp_path)
 
 
 def test_text_ids_and_embeddings_go_to_the_same_model(subject: MultimodalSubject) -> None:
@@ -86,8 +99,29 @@ def test_what_is_refused(subject: MultimodalSubject) -> None:
         ss.record(subject, ss.read_clip(ss.bundled_clips()[0]))
     with pytest.raises(InputError, match="reads no stream 'smell'"):
         subject.with_options(streams=["smell"])
+    with pytest.raises(InputError, match="streams is empty"):
+        subject.with_options(streams=[])
+    assert subject.with_options(instruction="").instruction == ""
+    with pytest.raises(InputError, match="taken as it is, without dtype"):
+        ss.load(subject, dtype="bfloat16")
     with pytest.raises(InputError, match="reads text alone"):
         ss.load(thinker(QWEN2).model.language_model, processor=object())
+
+
+def test_clips_come_alone_and_to_a_processor_with_a_template(subject: MultimodalSubject) -> None:
+    clip = ss.read_clip(ss.bundled_clips()[0])
+    with pytest.raises(InputError, match="mixes clips"):
+        ss.record(subject, ["a text", clip])
+    with pytest.raises(InputError, match="makes ids and mask from the clip"):
+        ss.record(subject, clip, input_ids=[[5, 6]])
+    with pytest.raises(InputError, match="prepend_bos=True is for text"):
+        ss.record(subject, clip, prepend_bos=True)
+    bare = ss.load(subject.module, processor=SimpleNamespace())
+    with pytest.raises(InputError, match="a SimpleNamespace, has no chat template"):
+        ss.record(bare, clip)
+    voxtral = ss.load(windowed_sound.model("voxtral"), processor=SimpleNamespace())
+    with pytest.raises(InputError, match=r"apply_transcription_request\(\.\.\.\) or"):
+        ss.record(voxtral, clip)
 
 
 def test_turns_say_who_speaks() -> None:

@@ -3,6 +3,7 @@
 import pytest
 
 from sinkscope.subjects.multimodal.registry import composite_of
+from sinkscope.subjects.multimodal.table import Turns
 from sinkscope.subjects.multimodal.turns import segments_of_turns
 
 TOLD = {
@@ -40,3 +41,12 @@ def test_who_speaks(case: str) -> None:
     name, words, expected = TOLD[case]
     found = segments_of_turns(words.split(" "), composite_of(name).turns)
     assert "".join(LETTERS[segment] for segment in found) == expected
+
+
+def test_white_space_before_any_mark_is_text() -> None:
+    words = ["Hello", ".", "\n\n", "World", "[INST]", "Hi", "</s>", "\n"]
+    turns = Turns(direct={"[INST]": "user"}, ends=("</s>",))
+    assert segments_of_turns(words, turns) == [
+        *["text"] * 4,
+        *("delimiter", "instruction", "delimiter", "delimiter"),
+    ]

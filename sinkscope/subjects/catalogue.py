@@ -64,14 +64,16 @@ def families_in_words(name: str) -> str:
     """One family: the sites that it has, and why it lacks the others.
 
     Args:
-        name: the ``model_type`` of a language model or of a multimodal model, or the name of an
-            encoder's row.
+        name: the ``model_type`` of a language model or of a multimodal model (of Qwen's Omni
+            models also without ``_thinker``), or the name of an encoder's row.
 
     Raises:
         UnknownFamilyError: if there is no such row.
     """
-    if name in composites():
-        return _composite_in_words(composites()[name])
+    multimodal = composites()
+    for known in (name, f"{name}_thinker"):
+        if known in multimodal:
+            return _composite_in_words(multimodal[known])
     encoders = {row.model_type: row for row in encoder_rows().values()}
     if name in families():
         return _in_words(family(name))

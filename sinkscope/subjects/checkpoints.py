@@ -98,7 +98,7 @@ def _open_huggingface(source: str, name: str, options: Options) -> Subject:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from sinkscope.subjects.huggingface import huggingface_subject
-    from sinkscope.subjects.multimodal.registry import composite_config
+    from sinkscope.subjects.multimodal.registry import composite_config, refuse_unlisted_config
 
     config = attempt(
         source, "config", lambda: AutoConfig.from_pretrained(source, revision=options.revision)
@@ -107,6 +107,7 @@ def _open_huggingface(source: str, name: str, options: Options) -> Subject:
         return _open_alone(source, name, config.model_type, options)
     composite = composite_config(config)
     if composite is None:
+        refuse_unlisted_config(config, name)
         family(config.get_text_config(decoder=True).model_type)  # refuses before weights come
     else:
         family(composite.get_text_config(decoder=True).model_type)

@@ -39,7 +39,7 @@ def find_decoder(model: nn.Module) -> tuple[nn.Module, Family, nn.ModuleList]:
     refuse_compiled(model)
     _refuse_flattened(model)
     decoders: dict[int, tuple[nn.Module, Family, nn.ModuleList]] = {}
-    for module, row in _configured(model):
+    for module, row in _described(model):
         path = row.blocks.split(".")
         for start in range(len(path)):
             blocks = submodule(module, ".".join(path[start:]))
@@ -77,6 +77,14 @@ def _configured(model: nn.Module) -> Iterator[tuple[nn.Module, Family]]:
         name = getattr(getattr(module, "config", None), "model_type", None)
         if name in families():
             yield module, family(name)
+
+
+def _described(model: nn.Module) -> list[tuple[nn.Module, Family]]:
+    """Where to look for blocks: if a user described the outermost family, by that row alone."""
+    found = list(_configured(model))
+    if found and not found[0][1].builtin:
+        return [(module, row) for module, row in found if row is found[0][1]]
+    return found
 
 
 def _nothing_found(model: nn.Module) -> UnknownFamilyError:

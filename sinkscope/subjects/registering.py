@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
-from sinkscope.errors import UnknownFamilyError
+from sinkscope.errors import InputError, UnknownFamilyError
 from sinkscope.layout import TokenLayout
 from sinkscope.subjects.families import add_family
 from sinkscope.subjects.family import Family
-from sinkscope.subjects.multimodal.registry import add_composite
+from sinkscope.subjects.multimodal.registry import add_composite, drop_composite
 from sinkscope.subjects.multimodal.table import Composite, Given
 
 __all__ = ["LayoutFunction", "register_family"]
@@ -37,7 +37,9 @@ def register_family(
     ``resid_mid + mlp_out`` must be ``resid_post``.
 
     Args:
-        model_type: ``config.model_type`` of the family's models; a row that has it is replaced.
+        model_type: ``config.model_type`` of the family's models; a row that has it is replaced,
+            and with ``layout`` that of a built-in multimodal family too. Registering it again
+            without ``layout`` takes the function back.
         blocks: path of the list of blocks, from the language model.
         attention: path, inside a block, of the module that calls transformers' attention interface.
         attn_out: the module whose output attention adds to the stream; the attention by default.
@@ -57,6 +59,7 @@ def register_family(
 
     Raises:
         UnknownFamilyError: if only one of ``gate`` and ``up`` is given.
+        InputError: if ``layout`` cannot be called.
 
     Example:
         >>> register_family("my_llama", blocks="decoder.blocks", attention="attn").attn_out
@@ -66,6 +69,11 @@ def register_family(
         raise UnknownFamilyError(
             f"register_family({model_type!r}): gate is {gate!r} and up is {up!r}; "
             "give both for a gated MLP, or None for both."
+        )
+    if layout is not None and not callable(layout):
+        raise InputError(
+            f"register_family({model_type!r}): layout is a {type(layout).__name__}; give a "
+            "function from what is known of a forward to one TokenLayout a sample."
         )
     row = Family(
         model_type,
@@ -80,6 +88,7 @@ def register_family(
         parallel=resid_mid is None,
     )
     add_family(row)
+    drop_composite(model_type)
     if layout is not None:
         add_composite(Composite(model_type, model_type, streams={}, layout=layout))
     return row

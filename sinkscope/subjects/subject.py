@@ -153,14 +153,13 @@ def load(
         UnknownFamilyError: its family is not in the anatomy table.
         InputError: options that only make sense for a checkpoint come with a loaded module.
     """
+    given = {"device": device, "dtype": dtype, "revision": revision, "device_map": device_map}
     if isinstance(what, nn.Module):
-        given = {"device": device, "dtype": dtype, "revision": revision, "device_map": device_map}
         _refuse_options("a loaded module", given)
         return _of_module(what, tokenizer, processor)
     if not isinstance(what, str | Path):
         if isinstance(what, Subject):
-            given = {"device": device, "tokenizer": tokenizer, "processor": processor}
-            _refuse_options("a subject", given)
+            _refuse_options("a subject", given | {"tokenizer": tokenizer, "processor": processor})
             return what
         raise InputError(
             f"load: cannot study a {type(what).__name__}; give a bundled name, a folder, a hub id, "

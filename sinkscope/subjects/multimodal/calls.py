@@ -6,8 +6,10 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from sinkscope.errors import InputError
+from sinkscope.subjects.multimodal.table import Composite, token_id
 from sinkscope.subjects.subject import ModelInputs
 
 __all__ = [
@@ -15,6 +17,7 @@ __all__ = [
     "following",
     "fresh_positions",
     "given_by_subject",
+    "refuse_continued",
     "run_by_subject",
     "takes",
 ]
@@ -75,9 +78,9 @@ def following(module: Any) -> Iterator[Callable[[Arguments], Arguments]]:
             asked.clear()
 
     def filled(inputs: Arguments) -> Arguments:
-        cache = inputs.get("past_key_values")
-        if cache is not None and int(cache.get_seq_length()) > 0:
+        if _continues(inputs):
             return {}
+        _refuse_multiplied(asked, inputs)
         return asked | inputs
 
     before = vars(module).get("generate")
@@ -89,6 +92,52 @@ def following(module: Any) -> Iterator[Callable[[Arguments], Arguments]]:
         vars(module).pop("generate", None)
         if before is not None:
             vars(module)["generate"] = before
+
+
+def refuse_continued(composite: Composite, called: Arguments, config: Any) -> None:
+    """Refuse a forward that a cache continues and that brings more of a stream.
+
+    A decode step has one id; some models are handed the features of their prompt again with it.
+
+    Raises:
+        InputError: a stream's features or placeholders come with several ids, or both with one.
+    """
+    if not _continues(called):
+        return
+    ids = called.get("input_ids")
+    several = ids is None or ids.shape[-1] > 1
+    for name, stream in composite.streams.items():
+        placeholder = token_id(stream.placeholder, config)
+        placed = ids is not None and placeholder is not None and bool((ids == placeholder).any())
+        brings = stream.features in called
+        if (placed and brings) or (several and (placed or brings)):
+            raise InputError(
+                f"This forward continues a KV cache and brings {name} "
+                f"({stream.features if brings else 'placeholders'}); a probe "
+                f"knows {name} of a first forward only: give the whole conversation at once, "
+                "without past_key_values and in one chunk."
+            )
+
+
+def _continues(called: Arguments) -> bool:
+    """Whether a cache holds what was before."""
+    cache = called.get("past_key_values")
+    return cache is not None and int(cache.get_seq_length()) > 0
+
+
+def _refuse_multiplied(asked: Arguments, inputs: Arguments) -> None:
+    """``generate`` repeats samples for beams, but not what it keeps to itself for its prefill."""
+    before, now = asked.get("input_ids", asked.get("inputs")), inputs.get("input_ids")
+    if not isinstance(before, Tensor) or not isinstance(now, Tensor) or len(before) == len(now):
+        return
+    kept = [name for name, value in asked.items() if isinstance(value, Tensor)]
+    kept = [name for name in kept if name not in (*inputs, "inputs")]
+    if kept:
+        raise InputError(
+            f"generate makes {len(now)} samples of {len(before)}, for beams or several sequences, "
+            f"but not of {', '.join(kept)}, so whose they are is not known; use num_beams=1 and "
+            "num_return_sequences=1, or give each conversation several times."
+        )
 
 
 @contextmanager

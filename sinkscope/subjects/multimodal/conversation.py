@@ -1,6 +1,6 @@
 """A clip as one turn of a conversation: what the model's own processor makes of it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,7 +13,7 @@ from sinkscope.layout import TokenLayout
 from sinkscope.subjects.clip_layouts import describe
 from sinkscope.subjects.multimodal.table import Composite
 
-__all__ = ["Asker", "conversation", "described"]
+__all__ = ["Asker", "check_options", "clips_of", "conversation", "described"]
 
 
 @runtime_checkable
@@ -36,6 +36,29 @@ class Asker(Protocol):
     def processing(self) -> Mapping[str, Any]: ...  # noqa: D102
 
 
+def check_options(asker: Asker, streams: Sequence[str] | None, *, audio_in_video: bool) -> None:
+    """Check how a model shall be given clips.
+
+    Raises:
+        InputError: no stream at all, one that the family does not have, or sound between frames
+            where it cannot.
+    """
+    has = ", ".join(asker.composite.streams)
+    if streams is not None and not len(streams):
+        raise InputError(
+            f"{asker.name}: streams is empty, so a clip would bring nothing; give some of {has}, "
+            "or None for all."
+        )
+    odd = [name for name in streams or () if name not in asker.composite.streams]
+    if odd:
+        raise InputError(f"{asker.name} reads no stream {odd[0]!r}; it reads {has}.")
+    if audio_in_video and not asker.composite.audio_in_video:
+        raise InputError(
+            f"{asker.composite.title} cannot lay the sound of a film between its frames; use "
+            "audio_in_video=False."
+        )
+
+
 def conversation(asker: Asker, clip: Clip) -> Mapping[str, Any]:
     """What the processor makes of a clip's streams, followed by the instruction.
 
@@ -47,12 +70,13 @@ def conversation(asker: Asker, clip: Clip) -> Mapping[str, Any]:
         InputError: without a processor; a clip that has none of the streams, or not both of those
             that are to lie between each other.
     """
-    processor = asker.processor
+    processor: Any = asker.processor
     if processor is None:
         raise InputError(
             f"{asker.name} has no processor, so it cannot read clips; load it with processor=, or "
             "give what its processor returns."
         )
+    _refuse_silent(asker)
     media = _media(asker, clip)
     marked = [stream for stream in media if stream != "audio" or not asker.audio_in_video]
     content = [{"type": stream} for stream in marked]
@@ -77,13 +101,43 @@ def described(layout: TokenLayout, clip: Clip) -> TokenLayout:
     return replace(layout, descriptors={**describe(clip, layout.seconds), **layout.descriptors})
 
 
+def clips_of(data: Any) -> list[Clip] | None:
+    """The clips; None where the data is something else.
+
+    Raises:
+        InputError: if the data mixes clips with something else.
+    """
+    if isinstance(data, Clip):
+        return [data]
+    if not isinstance(data, list | tuple) or not any(isinstance(one, Clip) for one in data):
+        return None
+    clips = [one for one in data if isinstance(one, Clip)]
+    if len(clips) < len(data):
+        raise InputError("The data mixes clips with something else; record one kind at a time.")
+    return clips
+
+
+def _refuse_silent(asker: Asker) -> None:
+    """Refuse a processor that cannot write a conversation about a clip."""
+    if asker.composite.by_hand:
+        raise InputError(f"{asker.name} cannot read clips: {asker.composite.by_hand}.")
+    processor: Any = asker.processor
+    template = getattr(processor, "chat_template", None)
+    if not hasattr(processor, "apply_chat_template") or template is None:
+        raise InputError(
+            f"The processor of {asker.name}, a {type(processor).__name__}, has no chat template, "
+            "so how it is asked about a clip is not known; set processor.chat_template, or give "
+            "what the processor returns."
+        )
+
+
 def _media(asker: Asker, clip: Clip) -> dict[str, np.ndarray]:
     """The clip's streams that the model reads, picture first as chat templates have it."""
     has: dict[str, Any] = {
         "video": None if clip.frames is None else _in_colour(clip.frames),
         "audio": clip.waveform,
     }
-    wanted = asker.streams or tuple(asker.composite.streams)
+    wanted = tuple(asker.composite.streams) if asker.streams is None else asker.streams
     media = {name: data for name, data in has.items() if name in wanted and data is not None}
     if not media:
         raise InputError(

@@ -1,7 +1,6 @@
 """The layouts of a composite's forward: what every token is, by its ids and its family's row."""
 
-from collections.abc import Mapping
-from functools import reduce
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +11,17 @@ from sinkscope.glossary import BOS
 from sinkscope.layout import TokenLayout
 from sinkscope.subjects.given import real_tokens
 from sinkscope.subjects.layouts import fit_layouts, pad_layout
-from sinkscope.subjects.multimodal.table import Composite, Given, Stream, StreamTokens
+from sinkscope.subjects.multimodal.table import (
+    Composite,
+    Given,
+    Stream,
+    StreamTokens,
+    token_id,
+)
 from sinkscope.subjects.multimodal.turns import segments_of_turns
 from sinkscope.subjects.tokens import label_tokens
 
-__all__ = ["DESCRIPTORS", "LETTERS", "layouts_of", "token_id"]
+__all__ = ["DESCRIPTORS", "LETTERS", "layouts_of"]
 
 LETTERS = {"audio": "a", "image": "i", "video": "v", "audiovisual": "av"}
 """What the labels of a stream's tokens begin with."""
@@ -43,7 +48,7 @@ def layouts_of(
     ids: Ids = given.inputs["input_ids"].detach().cpu().numpy()
     real = real_tokens(given.inputs["input_ids"], given.inputs.get("attention_mask"))
     if composite.layout is not None:
-        return fit_layouts(composite.layout(given), real)
+        return fit_layouts(_registered(composite, given), real)
     found = {
         name: _placed(name, stream, ids, real, given) for name, stream in composite.streams.items()
     }
@@ -57,10 +62,24 @@ def layouts_of(
     return tuple(layouts)
 
 
-def token_id(path: str, config: Any) -> int | None:
-    """The id that a (dotted) field of a configuration holds; None where there is no such field."""
-    found = reduce(lambda owner, name: getattr(owner, name, None), path.split("."), config)
-    return found if isinstance(found, int) else None
+def _registered(composite: Composite, given: Given) -> Sequence[TokenLayout]:
+    """What a user's own function says.
+
+    Raises:
+        InputError: if that is no list of layouts.
+    """
+    found: Any = composite.layout(given) if composite.layout is not None else ()
+    if not isinstance(found, list | tuple):
+        odd = type(found).__name__
+    else:
+        odd = next((type(one).__name__ for one in found if not isinstance(one, TokenLayout)), "")
+        odd = f"{type(found).__name__} with a {odd} in it" if odd else ""
+    if odd:
+        raise InputError(
+            f"The layout function of the family {composite.model_type!r} returned a {odd}; it must "
+            "return a list with one TokenLayout a sample."
+        )
+    return found
 
 
 Placed = tuple[Int[np.ndarray, " place"], StreamTokens]

@@ -16,8 +16,10 @@ __all__ = [
     "composite_config",
     "composite_of",
     "composites",
+    "drop_composite",
     "find_composite",
     "refuse_unlisted",
+    "refuse_unlisted_config",
 ]
 
 _ROWS = (
@@ -60,6 +62,11 @@ def composite_of(model_type: str) -> Composite:
 def add_composite(row: Composite) -> None:
     """Add a row, or replace the one that has its ``model_type``."""
     _added[row.model_type] = row
+
+
+def drop_composite(model_type: str) -> None:
+    """Take back the row that a user added; a built-in one that it replaced holds again."""
+    _added.pop(model_type, None)
 
 
 def find_composite(model: nn.Module) -> nn.Module | None:
@@ -106,14 +113,26 @@ def refuse_unlisted(model: nn.Module) -> None:
         UnknownFamilyError: if the outermost configuration holds that of a text model and more.
     """
     owner = next((module for module in model.modules() if "config" in vars(module)), None)
-    config: Any = vars(owner)["config"] if owner is not None else None
+    if owner is not None:
+        refuse_unlisted_config(vars(owner)["config"], type(owner).__name__)
+
+
+def refuse_unlisted_config(config: Any, name: str) -> None:
+    """Refuse the configuration of a multimodal model that no row describes.
+
+    Args:
+        config: the outermost one of a model.
+        name: what the model is called in the refusal.
+
+    Raises:
+        UnknownFamilyError: if it holds that of a text model and more.
+    """
     parts = set(getattr(config, "sub_configs", None) or ())
     if "text_config" in parts and len(parts) > 1:
         raise UnknownFamilyError(
-            f"{type(owner).__name__} ({config.model_type!r}) is a multimodal model that no row "
-            f"describes (there are {', '.join(composites())}), so what its tokens are is not "
-            "known; hand over its language model alone, or describe it with "
-            "sinkscope.register_family(..., layout=...)."
+            f"{name} ({config.model_type!r}) is a multimodal model that no row describes (there "
+            f"are {', '.join(composites())}), so what its tokens are is not known; hand over its "
+            "language model alone, or describe it with sinkscope.register_family(..., layout=...)."
         )
 
 

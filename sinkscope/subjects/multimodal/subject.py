@@ -24,11 +24,18 @@ from sinkscope.subjects.multimodal.calls import (
     following,
     fresh_positions,
     given_by_subject,
+    refuse_continued,
     run_by_subject,
     takes,
 )
-from sinkscope.subjects.multimodal.conversation import conversation, described
+from sinkscope.subjects.multimodal.conversation import (
+    check_options,
+    clips_of,
+    conversation,
+    described,
+)
 from sinkscope.subjects.multimodal.layouts import layouts_of
+from sinkscope.subjects.multimodal.mapping import Place, taken
 from sinkscope.subjects.multimodal.parts import PartSubject, part_of
 from sinkscope.subjects.multimodal.registry import composite_of, find_composite
 from sinkscope.subjects.multimodal.table import Composite, Given
@@ -95,20 +102,10 @@ class MultimodalSubject:
             InputError: a stream that the family does not have, or sound between frames where it
                 cannot.
         """
-        odd = [name for name in streams or () if name not in self.composite.streams]
-        if odd:
-            raise InputError(
-                f"{self.name} reads no stream {odd[0]!r}; it reads "
-                f"{', '.join(self.composite.streams)}."
-            )
-        if audio_in_video and not self.composite.audio_in_video:
-            raise InputError(
-                f"{self.composite.title} cannot lay the sound of a film between its frames; use "
-                "audio_in_video=False."
-            )
+        check_options(self, streams, audio_in_video=bool(audio_in_video))
         return replace(
             self,
-            instruction=instruction or self.instruction,
+            instruction=self.instruction if instruction is None else instruction,
             streams=self.streams if streams is None else tuple(streams),
             audio_in_video=self.audio_in_video if audio_in_video is None else audio_in_video,
             processing=self.processing if processing is None else dict(processing),
@@ -149,14 +146,20 @@ class MultimodalSubject:
             InputError: a mapping without ids; placeholders that do not fit what came with them;
                 clips without a processor.
         """
-        clips = [data] if isinstance(data, Clip) else data
-        if isinstance(clips, list | tuple) and any(isinstance(one, Clip) for one in clips):
+        clips = clips_of(data)
+        if clips is not None:
+            if any(one is not None for one in (input_ids, inputs_embeds, attention_mask)):
+                raise InputError(
+                    f"{self.name} makes ids and mask from the clip itself; give clips alone."
+                )
+            self._refuse_bos(prepend_bos)
             for clip in clips:
                 inputs = conversation(self, clip)
                 yield self._of_mapping(inputs, layout, clip)
         elif isinstance(data, Mapping):
             if input_ids is not None or inputs_embeds is not None or attention_mask is not None:
                 raise InputError(f"{self.name}: give ids and mask within the mapping, or without.")
+            self._refuse_bos(prepend_bos)
             yield self._of_mapping(data, layout, None)
         else:
             for inputs in self.text.batches(
@@ -192,7 +195,9 @@ class MultimodalSubject:
                 if own is not None and own.layouts:
                     announce(own.layouts, own.clips)
                     return
-                inputs = following_inputs(arguments(module, args, kwargs))
+                called = arguments(module, args, kwargs)
+                refuse_continued(self.composite, called, module.config)
+                inputs = following_inputs(called)
                 if "input_ids" in inputs:
                     given = Given(inputs, self.module.config, self.processor)
                     announce(layouts_of(self.composite, given, self.tokenizer), ())
@@ -224,6 +229,13 @@ class MultimodalSubject:
             **describe_model(self.model, self.anatomy),
         }
 
+    def _refuse_bos(self, prepend_bos: bool | None) -> None:
+        if prepend_bos is not None:
+            raise InputError(
+                f"{self.name}: prepend_bos={prepend_bos} is for text; of clips and of what a "
+                "processor returned the ids are used as they are."
+            )
+
     def _of_mapping(
         self,
         data: Mapping[str, Any],
@@ -231,13 +243,14 @@ class MultimodalSubject:
         clip: Clip | None,
     ) -> ModelInputs:
         """One forward of what the processor made."""
-        if not isinstance(data.get("input_ids"), Tensor):
-            raise InputError(
-                f"{self.name}: the mapping holds no tensor input_ids (it holds "
-                f"{', '.join(map(str, data)) or 'nothing'}); give what the model's processor "
-                'returns with return_tensors="pt".'
-            )
-        inputs = {str(key): self._moved(value) for key, value in data.items() if value is not None}
+        inputs = taken(
+            data,
+            name=self.name,
+            module=self.module,
+            composite=self.composite,
+            processor=self.processor,
+            place=Place(self.text.device, self.text.dtype),
+        )
         given = Given(inputs, self.module.config, self.processor)
         layouts = layouts_of(self.composite, given, self.tokenizer)
         if layout is not None:
@@ -249,13 +262,6 @@ class MultimodalSubject:
         kwargs = {name: value for name, value in inputs.items() if takes(self.module, name)}
         known = {name: value for name, value in inputs.items() if name not in kwargs}
         return ModelInputs(kwargs, layouts, clips, "as given", known)
-
-    def _moved(self, value: Any) -> Any:
-        """A tensor where the model's input goes, in its dtype if it holds no whole numbers."""
-        if not isinstance(value, Tensor):
-            return value
-        value = value.to(self.text.device)
-        return value.to(self.text.dtype) if value.is_floating_point() else value
 
 
 def multimodal_subject(

@@ -10,14 +10,16 @@ stamps) follows from the ids.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from sinkscope.errors import InputError
 from sinkscope.layout import TokenLayout
 
-__all__ = ["CHATML", "Composite", "Given", "Stream", "StreamTokens", "Turns"]
+__all__ = ["CHATML", "Composite", "Given", "Stream", "StreamTokens", "Turns", "token_id"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +43,46 @@ class Given:
         """
         encoded = self.inputs.get("mm_encoder_outputs") or {}
         return features in self.inputs or encoded.get(stream) is not None
+
+    def needed(self, name: str, stream: str, *, entries: int | None = None) -> Any:
+        """An argument that must come with a stream.
+
+        Args:
+            name: the argument.
+            stream: what it comes with.
+            entries: how many entries its first axis must have; None for any number.
+
+        Raises:
+            InputError: if the forward was not given it, or it has another number of entries.
+        """
+        value = self.inputs.get(name)
+        if value is None:
+            raise InputError(
+                f"The forward has {stream} but no {name}; give both, as the model's own processor "
+                "returns them."
+            )
+        if entries is not None and len(value) != entries:
+            raise InputError(
+                f"{name} has {len(value)} entries, but the forward has {entries} of {stream}; give "
+                "what the model's own processor made of one conversation."
+            )
+        return value
+
+    def refuse_both(self, stream: str) -> None:
+        """Refuse pictures and films together, over which one encoder runs twice.
+
+        Args:
+            stream: which of them is to be recorded.
+
+        Raises:
+            InputError: if the forward brings both.
+        """
+        both = {"image": "pixel_values", "video": "pixel_values_videos"}
+        if all(self.brings(name, features) for name, features in both.items()):
+            raise InputError(
+                "The encoder runs once over the images and once over the films of this forward; "
+                f"give it {stream}s alone to record it."
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,6 +238,8 @@ class Composite:
         notes: what is not supported, in words, for `sinkscope models`.
         layout: in place of streams, turns and delimiters, of a registered family: from what is
             known of a forward to one layout a sample, of all positions or of the real ones.
+        by_hand: why clips cannot go in by themselves and what to do instead, in words; "" where
+            they can.
     """
 
     model_type: str
@@ -207,3 +251,10 @@ class Composite:
     audio_in_video: bool = False
     notes: str = ""
     layout: Callable[[Given], Sequence[TokenLayout]] | None = None
+    by_hand: str = ""
+
+
+def token_id(path: str, config: Any) -> int | None:
+    """The id that a (dotted) field of a configuration holds; None where there is no such field."""
+    found = reduce(lambda owner, name: getattr(owner, name, None), path.split("."), config)
+    return found if isinstance(found, int) else None

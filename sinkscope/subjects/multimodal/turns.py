@@ -25,7 +25,8 @@ def segments_of_turns(words: Sequence[str], turns: Turns) -> list[str]:
         turns: how the template marks its turns.
 
     Returns:
-        ``delimiter`` for the marks and the white space between turns, ``text`` outside them.
+        ``delimiter`` for the marks and the white space between turns, ``text`` outside them and
+        before the first mark.
 
     Example:
         >>> from sinkscope.subjects.multimodal.table import CHATML
@@ -43,8 +44,10 @@ def segments_of_turns(words: Sequence[str], turns: Turns) -> list[str]:
 
 
 def _walk(words: Sequence[str], turns: Turns) -> Iterator[str]:
-    now, name, naming = "text", "", False
+    now, name, naming, inside = "text", "", False, False
     for word in words:
+        marks = word in turns.named or word in turns.direct or word in turns.ends
+        inside = inside or marks
         if word in turns.named:
             name, naming = "", True
         elif word in turns.direct:
@@ -61,7 +64,7 @@ def _walk(words: Sequence[str], turns: Turns) -> Iterator[str]:
                 if name[ends[0] :].strip():
                     yield now
                     continue
-        elif now != "text" or word.strip() or not word:
+        elif now != "text" or word.strip() or not (word and inside):
             yield now
             continue
         yield "delimiter"

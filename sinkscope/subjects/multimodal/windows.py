@@ -12,8 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from sinkscope.subjects.given import real_tokens
-from sinkscope.subjects.multimodal.layouts import token_id
-from sinkscope.subjects.multimodal.table import Given, StreamTokens
+from sinkscope.subjects.multimodal.table import Given, StreamTokens, token_id
 
 __all__ = ["Window", "run_starts", "tokens_of_windows", "windows_of"]
 

@@ -59,7 +59,13 @@ def _image(given: Given, *, pooling: Pooling) -> StreamTokens:
 
 
 def _video(given: Given, *, pooling: Pooling) -> StreamTokens:
-    places, counts = _places(given, "video"), given.inputs["num_frames_per_video"].tolist()
+    places = _places(given, "video")
+    counts = given.needed("num_frames_per_video", "video").tolist()
+    if sum(counts) != len(places):
+        raise InputError(
+            f"num_frames_per_video says {sum(counts)} frames, but video_position_ids places "
+            f"{len(places)}; give what the model's own processor made of one conversation."
+        )
     shapes = [_shape(frame, pooling(given)) for frame in places]
     firsts = np.cumsum([0, *counts])[:-1]
     grids = [(count, *shapes[first]) for count, first in zip(counts, firsts, strict=True)]
@@ -68,7 +74,7 @@ def _video(given: Given, *, pooling: Pooling) -> StreamTokens:
 
 def _places(given: Given, kind: str) -> Places:
     """Column and row of each patch; -1 where there is none."""
-    return given.inputs[f"{kind}_position_ids"].cpu().numpy()
+    return given.needed(f"{kind}_position_ids", kind).cpu().numpy()
 
 
 def _shape(patches: Int[np.ndarray, "patch 2"], pool: int) -> tuple[int, int]:

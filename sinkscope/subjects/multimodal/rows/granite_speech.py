@@ -37,7 +37,7 @@ def _kept(given: Given, queries: int) -> Bool[np.ndarray, "item token"]:
     mask = given.inputs.get("input_features_mask")
     if mask is not None:
         return mask.cpu().numpy().astype(bool)
-    items, frames = given.inputs["input_features"].shape[:2]
+    items, frames = given.needed("input_features", "audio").shape[:2]
     windows = -(-frames // given.config.window_size)
     return np.ones((items, windows * queries), bool)
 

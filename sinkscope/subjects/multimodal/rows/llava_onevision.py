@@ -35,7 +35,8 @@ def _side(given: Given) -> int:
 
 def _sizes(given: Given) -> list[Size]:
     """Height and width of each picture."""
-    return [(int(height), int(width)) for height, width in given.inputs["image_sizes"].tolist()]
+    sizes = given.needed("image_sizes", "image").reshape(-1, 2).tolist()
+    return [(int(height), int(width)) for height, width in sizes]
 
 
 def _tiled(given: Given, pictures: int) -> list[bool]:
@@ -43,7 +44,13 @@ def _tiled(given: Given, pictures: int) -> list[bool]:
     numbers = given.inputs.get("batch_num_images")
     if numbers is None:
         return [True] * pictures
-    return [number == 1 for number in numbers.tolist() for _ in range(number)]
+    found = [number == 1 for number in numbers.tolist() for _ in range(number)]
+    if len(found) != pictures:
+        raise InputError(
+            f"batch_num_images counts {len(found)} pictures, but image_sizes has {pictures}; give "
+            "what the model's own processor made of one conversation."
+        )
+    return found
 
 
 def _tiles(size: Size, given: Given) -> Size:
@@ -195,11 +202,7 @@ def _refuse_unknown(given: Given, stream: str) -> None:
         raise InputError(
             f"LLaVA-OneVision: its encoder is a {kind}; what its frames are is known of SigLIP."
         )
-    if given.brings("image", "pixel_values") and given.brings("video", "pixel_values_videos"):
-        raise InputError(
-            "The encoder runs once over the images and once over the films of this forward; give "
-            f"it {stream}s alone to record it."
-        )
+    given.refuse_both(stream)
 
 
 COMPOSITES = (

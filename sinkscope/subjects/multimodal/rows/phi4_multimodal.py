@@ -22,7 +22,7 @@ def _step(given: Given) -> float:
 
 
 def _audio(given: Given) -> StreamTokens:
-    sizes = [int(size) for size in given.inputs["audio_embed_sizes"]]
+    sizes = [int(size) for size in given.needed("audio_embed_sizes", "audio")]
     return StreamTokens.of_frames(sizes, step=_step(given))
 
 
@@ -46,11 +46,11 @@ def _audio_frames(called: Mapping[str, Any], given: Given) -> Sequence[StreamTok
 
 def _pictures(given: Given) -> list[Picture]:
     crop = given.config.vision_config.crop_size
-    sizes = given.inputs["image_sizes"].reshape(-1, 2).tolist()
-    masks = given.inputs["image_attention_mask"].cpu().numpy().astype(bool)
+    sizes = given.needed("image_sizes", "image").reshape(-1, 2).tolist()
+    masks = given.needed("image_attention_mask", "image", entries=len(sizes))
     return [
         Picture(height // crop, width // crop, mask)
-        for (height, width), mask in zip(sizes, masks, strict=True)
+        for (height, width), mask in zip(sizes, masks.cpu().numpy().astype(bool), strict=True)
     ]
 
 
@@ -59,7 +59,7 @@ def _image(given: Given) -> StreamTokens:
 
 
 def _image_frames(called: Mapping[str, Any], given: Given) -> Sequence[StreamTokens]:
-    return patches_of(_pictures(given), crops=given.inputs["image_pixel_values"].shape[1])
+    return patches_of(_pictures(given), crops=given.needed("image_pixel_values", "image").shape[1])
 
 
 _PARTS = "model.embed_tokens_extend"

@@ -59,7 +59,10 @@ def _clock(given: Given, grids: Sequence[Grid]) -> list[Times]:
     The two differ where the processor samples at another pace than it was asked for.
     """
     every = int(given.config.vision_config.temporal_patch_size)
-    steps = given.inputs.get("video_second_per_grid")
+    steps = None
+    placed = "position_ids" in given.inputs or "input_ids" not in given.inputs
+    if not placed or "video_second_per_grid" in given.inputs:
+        steps = given.needed("video_second_per_grid", "video", entries=len(grids))
     found = []
     for item, (frames, _, _) in enumerate(grids):
         times = film_times(given, item, frames=frames, every=every)

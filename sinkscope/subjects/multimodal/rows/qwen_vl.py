@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from sinkscope.errors import InputError
 from sinkscope.subjects.multimodal.films import film_times
 from sinkscope.subjects.multimodal.squares import Grid, in_squares
 from sinkscope.subjects.multimodal.stamps import stamps_before
@@ -40,11 +39,11 @@ def _merge(given: Given) -> int:
 
 
 def _image(given: Given) -> StreamTokens:
-    return StreamTokens.of_grids(_grids(given.inputs["image_grid_thw"], _merge(given)))
+    return StreamTokens.of_grids(_grids(given.needed("image_grid_thw", "image"), _merge(given)))
 
 
 def _video(given: Given, clock: Clock) -> StreamTokens:
-    grids = _grids(given.inputs["video_grid_thw"], _merge(given))
+    grids = _grids(given.needed("video_grid_thw", "video"), _merge(given))
     return StreamTokens.of_grids(grids, clock(given, grids))
 
 
@@ -58,6 +57,7 @@ def _by_pace(given: Given, grids: Sequence[Grid]) -> list[Times]:
     known, steps = _by_metadata(given, grids), given.inputs.get("second_per_grid_ts")
     if steps is None or not any(np.isnan(times).any() for times in known):
         return known
+    steps = given.needed("second_per_grid_ts", "video", entries=len(grids))
     return [
         float(step) * (np.arange(grid[0])[:, None] + np.arange(2))
         for grid, step in zip(grids, steps, strict=True)
@@ -91,12 +91,7 @@ def _frames(
     called: Mapping[str, Any], given: Given, *, stream: str, clock: Clock, windows: bool = False
 ) -> list[StreamTokens]:
     """What the encoder runs over: all patches of all items, as one sequence."""
-    features = {"image": "pixel_values", "video": "pixel_values_videos"}
-    if all(given.brings(name, feature) for name, feature in features.items()):
-        raise InputError(
-            "The encoder runs once over the images and once over the films of this forward; give "
-            f"it {stream}s alone to record it."
-        )
+    given.refuse_both(stream)
     config, merge = given.config.vision_config, _merge(given)
     window = config.window_size // merge // config.patch_size if windows else None
     grids = _grids(called["grid_thw"], 1)

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from sinkscope.errors import InputError
 from sinkscope.subjects.multimodal.films import film_times, unknown_times
 from sinkscope.subjects.multimodal.squares import Grid, in_squares
 from sinkscope.subjects.multimodal.stamps import stamps_before
@@ -33,8 +32,9 @@ def _grids(sizes: Any, merges: Sequence[int]) -> list[Grid]:
 
 
 def _of(given: Given, kind: str) -> list[Grid]:
-    merges = given.inputs[f"{kind}_merge_sizes"].tolist()
-    return _grids(given.inputs[f"{kind}_grid_thw"], merges)
+    sizes = given.needed(f"{kind}_grid_thw", kind)
+    merges = given.needed(f"{kind}_merge_sizes", kind, entries=len(sizes))
+    return _grids(sizes, merges.tolist())
 
 
 def _image(given: Given) -> StreamTokens:
@@ -85,13 +85,13 @@ def _until_the_next(stamps: Float[np.ndarray, " frame"]) -> Times:
 
 
 def _image_frames(called: Mapping[str, Any], given: Given) -> list[StreamTokens]:
-    _refuse_both(given, "image")
+    given.refuse_both("image")
     grids, merges = _patches(called)
     return [in_squares(grids, merges, [unknown_times(grid[0]) for grid in grids])]
 
 
 def _video_frames(called: Mapping[str, Any], given: Given) -> list[StreamTokens]:
-    _refuse_both(given, "video")
+    given.refuse_both("video")
     grids, merges = _patches(called)
     return [in_squares(grids, merges, _clock(given, _of(given, "video")))]
 
@@ -99,14 +99,6 @@ def _video_frames(called: Mapping[str, Any], given: Given) -> list[StreamTokens]
 def _patches(called: Mapping[str, Any]) -> tuple[list[Grid], list[int]]:
     merges = called["merge_sizes"].tolist()
     return _grids(called["grid_thw"], [1] * len(merges)), merges
-
-
-def _refuse_both(given: Given, stream: str) -> None:
-    if given.brings("image", "pixel_values") and given.brings("video", "pixel_values_videos"):
-        raise InputError(
-            "The encoder runs once over the images and once over the films of this forward; give "
-            f"it {stream}s alone to record it."
-        )
 
 
 COMPOSITES = (

@@ -32,10 +32,11 @@ Counter = Callable[[Given, Lengths], Lengths]
 
 def _mel_lengths(given: Given) -> Lengths:
     """Mel frames of each window; all of them where the family takes no mask."""
-    features = given.inputs["input_features"]
+    features = given.needed("input_features", "audio")
     mask = given.inputs.get("input_features_mask")
     if mask is None:
         return np.full(len(features), features.shape[-1], np.int64)
+    mask = given.needed("input_features_mask", "audio", entries=len(features))
     return mask.sum(-1).cpu().numpy().astype(np.int64)
 
 
@@ -72,7 +73,7 @@ def _frames(
 ) -> Sequence[StreamTokens]:
     """The encoder's frames, 20 ms each, window by window; without a mask it hears the padding."""
     _, windows = _windows(given, counter)
-    whole = np.full(len(windows), given.inputs["input_features"].shape[-1], np.int64)
+    whole = np.full(len(windows), given.needed("input_features", "audio").shape[-1], np.int64)
     lengths = _mel_lengths(given) if masked else whole
     return _of_windows(given, windows, _halved(lengths), merged=2)
 
@@ -80,7 +81,7 @@ def _frames(
 def _windows(given: Given, counter: Counter) -> tuple[Lengths, list[Window]]:
     """How many tokens each window makes, and where it stands."""
     counts = counter(given, _mel_lengths(given))
-    (full,) = counter(given, np.array([given.inputs["input_features"].shape[-1]]))
+    (full,) = counter(given, np.array([given.needed("input_features", "audio").shape[-1]]))
     starts = run_starts(given, "audio_token_id")
     return counts, windows_of(starts, counts.tolist(), full=int(full))
 
@@ -90,7 +91,7 @@ def _of_windows(
 ) -> list[StreamTokens]:
     """What each window's tokens (or frames) are, of so many mel frames each."""
     step = mel_step(given)
-    duration = given.inputs["input_features"].shape[-1] * step
+    duration = given.needed("input_features", "audio").shape[-1] * step
     return tokens_of_windows(windows, counts.tolist(), step=merged * step, duration=duration)
 
 
@@ -148,6 +149,9 @@ COMPOSITES = (
             late=("[TRANSCRIBE]",),
         ),
         delimiters=("[BEGIN_AUDIO]",),
-        notes=_NO_END,
+        notes=f"{_NO_END} Its processor takes no sound beside text, so clips do not go in: give "
+        "what its apply_transcription_request or apply_chat_template returns.",
+        by_hand="Voxtral's processor takes no sound beside text; give what its "
+        "apply_transcription_request(...) or apply_chat_template(...) returns",
     ),
 )
