@@ -234,7 +234,10 @@ def test_films_are_not_taken_for_pictures_in_calls_of_others() -> None:
 def test_a_generation_is_not_read_by_the_forward_before_it() -> None:
     own: Any = model("qwen2_vl")
     pictures, films = only("qwen2_vl", "image"), only("qwen2_vl", "video")
-    with torch.no_grad(), ss.probe(ss.load(own).encoder("video"), [ss.Norms("resid_post")]) as probe:
+    with (
+        torch.no_grad(),
+        ss.probe(ss.load(own).encoder("video"), [ss.Norms("resid_post")]) as probe,
+    ):
         own(**films)
         own.generate(**films, max_new_tokens=1)
         with pytest.raises(InputError, match="without pixel_values_videos"):

@@ -108,9 +108,7 @@ def _patches(layout: TokenLayout) -> Float[np.ndarray, "token 4"]:
 def _grids(layouts: Sequence[TokenLayout], segment: str) -> Grids:
     """The grids of all pictures of a segment; the crops of one may be several samples."""
     held = [
-        _patches(layout)[layout.mask(segment)]
-        for layout in layouts
-        if "row" in layout.descriptors
+        _patches(layout)[layout.mask(segment)] for layout in layouts if "row" in layout.descriptors
     ]
     patches = np.concatenate([np.zeros((0, 4)), *held])
     known = patches[~np.isnan(patches).any(axis=1)]

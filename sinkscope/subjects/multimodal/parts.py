@@ -166,9 +166,7 @@ class PartSubject:
         if self.row.frames is None:
             raise InputError(f"{self.name}: what its frames are is not known.")
         frames = self.row.frames(called, given)
-        told = [
-            name for name in DESCRIPTORS if any(_tells(getattr(one, name)) for one in frames)
-        ]
+        told = [name for name in DESCRIPTORS if any(_tells(getattr(one, name)) for one in frames)]
         layouts = [_layout(self.stream, tokens, told) for tokens in frames]
         mask = frame_mask(self.anatomy, called)
         if mask is None:
