@@ -9,7 +9,7 @@ import torch
 import sinkscope as ss
 from sinkscope.analysis.frames import frames_of_tokens
 from sinkscope.subjects.multimodal.crops import Picture, patches_of, tokens_of
-from tests.adapters.entrance import entrance
+from tests.adapters.perturb import entrance, passed_over
 from tests.adapters.phi4_multimodal import (
     CASES,
     CROP,
@@ -33,7 +33,8 @@ def layouts_of(given: dict[str, Any]) -> Any:
 def entered(given: dict[str, Any]) -> torch.Tensor:
     parts = model().model.embed_tokens_extend
     blocks = [*parts.image_embed.img_processor.encoder.layers, *parts.audio_embed.encoder.encoders]
-    return entrance(model(), given, blocks)
+    with passed_over(blocks):
+        return entrance(model(), given)
 
 
 def moved(given: dict[str, Any]) -> np.ndarray:

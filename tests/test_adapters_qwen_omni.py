@@ -10,7 +10,7 @@ import torch
 import sinkscope as ss
 from sinkscope.errors import InputError
 from tests.adapters import qwen_omni
-from tests.adapters.perturbing import reached, tokens_at, without_attention
+from tests.adapters.perturb import reached, tokens_at, without_attention
 from tests.adapters.qwen_omni import FILM, PICTURE, QWEN2, QWEN3
 
 BOTH = pytest.mark.parametrize("name", [QWEN2, QWEN3])

@@ -132,8 +132,8 @@ def concluded(
     control = {stream: _control(table, ratio, draws, rng) for stream, table in judged.items()}
     attrs = {"table": "sink_ancestry", "which": which, "ratio": ratio}
     attrs |= {"draws": draws, "seed": seed, "control": control, "streams": [*judged]}
-    tables = [table[_chosen(table, which, ratio)] for table in judged.values()]
-    whole = pd.concat(tables, ignore_index=True).sort_values(["sample", "token"])
+    tables = [table.loc[_chosen(table, which, ratio)] for table in judged.values()]
+    whole: pd.DataFrame = pd.concat(tables, ignore_index=True).sort_values(["sample", "token"])
     return make_table(whole.reset_index(drop=True), record, attrs)
 
 

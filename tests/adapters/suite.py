@@ -21,6 +21,7 @@ from sinkscope.layout import TokenLayout
 from sinkscope.probes import attention as seam
 from sinkscope.subjects.anatomy import Anatomy
 from sinkscope.subjects.multimodal import subject as adapter
+from tests.adapters.perturb import received
 
 TOLERANCE = 1e-5
 
@@ -69,21 +70,6 @@ def real_of(case: Case) -> np.ndarray:
     inputs = case.inputs()
     mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
     return mask.bool().numpy()
-
-
-@contextmanager
-def received(subject: Any) -> Iterator[list[torch.Tensor]]:
-    """The states that enter the first block in each forward."""
-    found: list[torch.Tensor] = []
-
-    def see(module: nn.Module, args: tuple, kwargs: dict) -> None:
-        found.append((args[0] if args else kwargs["hidden_states"]).detach().clone())
-
-    handle = subject.anatomy.blocks[0].register_forward_pre_hook(see, with_kwargs=True)
-    try:
-        yield found
-    finally:
-        handle.remove()
 
 
 def check_sites(case: Case) -> None:
