@@ -7,6 +7,7 @@ picture, a film or a sound stays at that place, so that exactly the tokens that 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,23 @@ import sinkscope as ss
 
 Token = tuple[int, int]
 """Sample and place of a token."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A part of the input, and where it is.
+
+    Attributes:
+        features: the argument of the forward that holds it.
+        index: its entries.
+        stream: what it is a part of.
+        at: item, seconds and row, column, view of it, as `covering` takes them.
+    """
+
+    features: str
+    index: tuple[Any, ...]
+    stream: str
+    at: dict[str, Any]
 
 
 @contextmanager
@@ -138,7 +156,10 @@ def covering(
     **place: float | None,
 ) -> np.ndarray:
     """Which tokens a layout says to cover a time and a place (row, column, view) of an item."""
-    found = layout.mask(segment) & (layout.descriptors["item"] == item)
+    found = layout.mask(segment)
+    if not found.any():
+        return found
+    found &= layout.descriptors["item"] == item
     for name, value in place.items():
         if value is not None:
             found &= layout.descriptors[name] == value
