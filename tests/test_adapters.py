@@ -5,7 +5,8 @@ import pytest
 from sinkscope.errors import SiteError
 from sinkscope.subjects.multimodal.registry import composites
 from tests.adapters.cases import CASES
-from tests.adapters.suite import CHECKS, MUTATIONS, Case
+from tests.adapters.places import check_places
+from tests.adapters.suite import CHECKS, MUTATIONS, Case, places_shifted_by_one
 
 BY_NAME = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 
@@ -23,6 +24,20 @@ def test_a_mutation_fails(case: Case, mutation: str, monkeypatch: pytest.MonkeyP
     check(case)
     with broken(case, monkeypatch), pytest.raises((AssertionError, SiteError)):
         check(case)
+
+
+WITH_PLACES = pytest.mark.parametrize(
+    "case", [case for case in CASES if case.places], ids=lambda case: case.name
+)
+
+
+@WITH_PLACES
+def test_a_change_touches_the_tokens_of_its_place(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_places(case)
+    with places_shifted_by_one(case, monkeypatch), pytest.raises(AssertionError):
+        check_places(case)
 
 
 def test_every_family_has_a_case() -> None:

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import sinkscope as ss
-from tests.adapters.entrance import entrance
 from tests.adapters.granite_speech import NAMES, QUERIES, inputs, model
+from tests.adapters.perturb import entrance, passed_over
 
 BY_NAME = pytest.mark.parametrize("name", NAMES)
 STEP = 0.12
@@ -44,8 +44,8 @@ def test_the_queries_of_a_window_cover_all_of_it(name: str) -> None:
 def test_what_a_frame_moves_is_its_window(name: str, sound: int, frame: int) -> None:
     given = inputs()
     given["input_features"][sound, frame] += 3
-    blocks = model(name).model.encoder.layers
-    moved = entrance(model(name), given, blocks) != entrance(model(name), inputs(), blocks)
+    with passed_over(model(name).model.encoder.layers):
+        moved = entrance(model(name), given) != entrance(model(name), inputs())
     at = (frame + 0.5) * 0.02
     for sample, layout in enumerate(layouts_of(name, inputs())):
         start, end = layout.seconds.T

@@ -7,9 +7,19 @@ import pytest
 import torch
 
 import sinkscope as ss
+from sinkscope.analysis.frames import frames_of_tokens
 from sinkscope.subjects.multimodal.crops import Picture, patches_of, tokens_of
-from tests.adapters.entrance import entrance
-from tests.adapters.phi4_multimodal import CASES, PATCH, SIDE, inputs, masks, model
+from tests.adapters.perturb import entrance, passed_over
+from tests.adapters.phi4_multimodal import (
+    CASES,
+    CROP,
+    PATCH,
+    SIDE,
+    TOKENS,
+    inputs,
+    masks,
+    model,
+)
 from tests.adapters.suite import check_logits, check_sites
 
 NAN = float("nan")
@@ -23,7 +33,8 @@ def layouts_of(given: dict[str, Any]) -> Any:
 def entered(given: dict[str, Any]) -> torch.Tensor:
     parts = model().model.embed_tokens_extend
     blocks = [*parts.image_embed.img_processor.encoder.layers, *parts.audio_embed.encoder.encoders]
-    return entrance(model(), given, blocks)
+    with passed_over(blocks):
+        return entrance(model(), given)
 
 
 def moved(given: dict[str, Any]) -> np.ndarray:
@@ -118,6 +129,25 @@ def test_the_vision_encoder_runs_over_the_patches_of_every_crop() -> None:
     assert left.column[:5].tolist() == [0, 1, 2, 3, 0]
     assert right.column[:3].tolist() == [4, 5, 4]
     assert right.row[:3].tolist() == [0, 0, 1]
+
+
+def test_crops_that_fill_up_the_batch_make_no_token() -> None:
+    """A picture of one crop beside one of two: its third sample shows nothing."""
+    given = {name: value for name, value in inputs().items() if not name.startswith("audio")}
+    seen = given["image_attention_mask"].clone()
+    seen[0] = 1
+    count = len(tokens_of([Picture(1, 1, seen[0].bool().numpy())]))
+    ids = torch.tensor([[5, *[91] * count, 6, *[91] * TOKENS[1], 7]])
+    given |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    given |= {"image_sizes": torch.tensor([[CROP, CROP], [2 * CROP, CROP]])}
+    given |= {"image_attention_mask": seen}
+    norms = [ss.Norms("resid_post")]
+    subject: Any = ss.load(model())
+    (layout,) = ss.record(subject, given, reducers=norms).layouts
+    frames = ss.record(subject.encoder("image"), given, reducers=norms).layouts
+    covers = frames_of_tokens(layout, "image", frames, sample=0)
+    assert [int(one.sum()) for one in covers] == [16, 16, 0, 16, 16, 8]
+    assert not covers[2].any()
 
 
 def test_an_odd_number_of_patches_is_rounded_up() -> None:

@@ -10,7 +10,7 @@ import torch
 import sinkscope as ss
 from sinkscope.errors import InputError
 from tests.adapters import qwen_omni
-from tests.adapters.perturbing import reached, tokens_at, without_attention
+from tests.adapters.perturb import reached, tokens_at, without_attention
 from tests.adapters.qwen_omni import FILM, PICTURE, QWEN2, QWEN3
 
 BOTH = pytest.mark.parametrize("name", [QWEN2, QWEN3])
@@ -133,3 +133,22 @@ def test_times_that_the_processor_sampled_go_before_those_that_the_model_is_told
     assert told.seconds[told.mask("video")].tolist() == [[0, 0.5]] * 4 + [[0.5, 1]] * 4
     assert known.seconds[known.mask("video")].tolist() == [[0, 0.8]] * 4 + [[0.8, 1.6]] * 4
     assert np.isnan(nothing.seconds).all()
+
+
+def test_streams_whose_encoder_is_shared_are_left_out_of_the_following() -> None:
+    name = "qwen2_5_omni_thinker"
+    own, given = qwen_omni.thinker(name), qwen_omni.inputs(name)
+    easy: dict[str, Any] = {"threshold": 0.01, "min_heads": 0.01, "ratio": 1.1}
+    table = ss.follow_sinks(own, given, **easy)
+    assert set(table["segment"]) == {"audio"}
+    assert set(table.attrs["skipped"]) == {"image", "video"}
+    assert "Left out: image. " in ss.describe(table)
+    other = given | {"input_features": given["input_features"].flip(-1)}
+    alone = ss.follow_sinks(own, other, **easy)
+    both = ss.follow_sinks(own, [given, other], **easy)
+    for first, one in ((0, table), (2, alone)):
+        found = both[both["sample"].isin([first, first + 1])].reset_index(drop=True)
+        assert found["sample"].tolist() == (one["sample"] + first).tolist()
+        for column in ("token", "encoder_ratio", "first_shown"):
+            assert found[column].tolist() == one[column].tolist()
+    assert alone["encoder_ratio"].tolist() != table["encoder_ratio"].tolist()

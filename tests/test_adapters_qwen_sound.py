@@ -10,7 +10,7 @@ from torch import nn
 import sinkscope as ss
 from sinkscope.errors import InputError
 from tests.adapters import qwen_audio, qwen_omni
-from tests.adapters.perturbing import reached, tokens_at, without_attention
+from tests.adapters.perturb import reached, tokens_at, without_attention
 from tests.adapters.qwen_omni import QWEN2, QWEN3
 
 FAMILIES = ("qwen2_audio", "qwen3_asr", QWEN2, QWEN3)

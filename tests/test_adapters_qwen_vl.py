@@ -202,3 +202,54 @@ def test_deepstack_is_added_between_blocks_and_only_to_what_was_seen(name: str) 
     assert np.abs(added[~layout.mask("image", "video")]).max() == 0
     own = encoded.deepstack_features[0][0].numpy()
     assert added[layout.mask("image")] == pytest.approx(own, abs=1e-4)
+
+
+def only(name: str, kept: str) -> dict[str, Any]:
+    """The forward with its pictures alone, or its films."""
+    gone, token, features = {
+        "image": (VIDEO, IMAGE, ("pixel_values", "image_grid_thw")),
+        "video": (IMAGE, VIDEO, ("pixel_values_videos", "video_grid_thw")),
+    }[kept]
+    given = {n: v for n, v in inputs(name).items() if n in (*features, "attention_mask")}
+    ids = inputs(name)["input_ids"]
+    ids = torch.where(ids == gone, 7, ids)
+    kinds = torch.where(ids == token, 1 if kept == "image" else 2, 0)
+    return given | {"input_ids": ids, "mm_token_type_ids": kinds}
+
+
+def test_films_are_not_taken_for_pictures_in_calls_of_others() -> None:
+    own: Any = model("qwen2_vl")
+    pictures, films = only("qwen2_vl", "image"), only("qwen2_vl", "video")
+    norms = [ss.Norms("resid_post")]
+    with torch.no_grad(), ss.probe(ss.load(own).encoder("image"), norms) as probe:
+        own(**pictures)
+        with pytest.raises(InputError, match="without pixel_values"):
+            own(**films)
+        with pytest.raises(InputError, match="without pixel_values"):
+            own.model.get_video_features(films["pixel_values_videos"], films["video_grid_thw"])
+        own(**pictures)
+    assert {segment for one in probe.record.layouts for segment in one.segments} == {"image"}
+
+
+def test_a_generation_is_not_read_by_the_forward_before_it() -> None:
+    own: Any = model("qwen2_vl")
+    pictures, films = only("qwen2_vl", "image"), only("qwen2_vl", "video")
+    with (
+        torch.no_grad(),
+        ss.probe(ss.load(own).encoder("video"), [ss.Norms("resid_post")]) as probe,
+    ):
+        own(**films)
+        own.generate(**films, max_new_tokens=1)
+        with pytest.raises(InputError, match="without pixel_values_videos"):
+            own.generate(**pictures, max_new_tokens=1)
+    assert len(probe.record) == 2
+
+
+def test_the_encoder_of_a_model_without_its_head() -> None:
+    own: Any = model("qwen2_vl")
+    given = only("qwen2_vl", "image")
+    whole, bare = (
+        ss.record(ss.load(one).encoder("image"), given, reducers=[ss.Norms("resid_post")])
+        for one in (own, own.model)
+    )
+    assert np.array_equal(whole["norm"].values, bare["norm"].values)

@@ -155,6 +155,30 @@ def test_other_items_and_samples_are_kept_apart() -> None:
     assert [one.tolist() for one in covers] == [[[False]], [[True]]]
 
 
+def test_a_picture_and_a_film_keep_grids_of_their_own() -> None:
+    """Both are the first of their kind: 4 x 4 patches become 2 x 2, 6 x 6 become 2 x 2."""
+
+    def beside(*sides: int) -> TokenLayout:
+        names = [
+            name for name, n in zip(("image", "video"), sides, strict=True) for _ in range(n**2)
+        ]
+        places = np.concatenate([np.array([*np.ndindex(n, n)], float) for n in sides])
+        known = {"row": places[:, 0], "column": places[:, 1], "item": np.zeros(len(names))}
+        return TokenLayout.of(names, [""] * len(names), descriptors=known)
+
+    llm, fine = beside(2, 2), beside(4, 6)
+    pictures = frames_of_tokens(llm, "image", [fine], sample=0)[0]
+    films = frames_of_tokens(llm, "video", [fine], sample=0)[0]
+    assert pictures.sum(axis=1).tolist() == [4] * 4
+    assert films.sum(axis=1).tolist() == [9] * 4
+
+
+def test_frames_without_a_place_make_no_token_that_has_one() -> None:
+    blank = TokenLayout.of(["image"] * 3, [""] * 3, descriptors={"item": np.zeros(3)})
+    covers = frames_of_tokens(patches([(0, 2, 2)]), "image", [blank], sample=0)[0]
+    assert not covers.any()
+
+
 def test_high_norm_tokens() -> None:
     table = ss.find_high_norm(encoder({7: 8.0, 9: 2.0}))
     assert table[["layer", "token"]].to_numpy().tolist() == [[1, 7]]
@@ -196,6 +220,30 @@ def test_what_is_refused() -> None:
         sink_ancestry(encoder({}), ss.find_sinks(encoder({})), {"audio": heard})
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [("token", 99, "token 99"), ("sample", 1, "sample 1"), ("label", "x", "'x'")],
+)
+def test_sinks_of_another_record_are_refused(column: str, value: object, said: str) -> None:
+    record = llm([5], entering={}, leaving={})
+    sinks = ss.find_sinks(record, threshold=0.2)
+    sinks[column] = value
+    with pytest.raises(InputError, match=said):
+        sink_ancestry(record, sinks, {"audio": encoder({})})
+
+
+def test_items_of_several_forwards_are_refused() -> None:
+    """The first sound of each: merged, the two cannot be told apart."""
+    record = llm([5], entering={}, leaving={})
+    first = {"item": np.where(record.layouts[0].mask("audio"), 0.0, np.nan)}
+    layout = replace(record.layouts[0], descriptors=first)
+    one = Record(record.dataset, (layout,), record.provenance, record.clips)
+    both = ss.merge([one, one])
+    heard = ss.merge([encoder({}), encoder({7: 8.0})])
+    with pytest.raises(InputError, match="several forwards"):
+        sink_ancestry(both, ss.find_sinks(both, threshold=0.2), {"audio": heard})
+
+
 def test_the_bundled_model_is_followed() -> None:
     clip = ss.read_clip(ss.bundled_clips()[0])
     table = ss.follow_sinks("tiny-avsr", clip, which="high_norm", ratio=1.5)
@@ -210,3 +258,19 @@ def test_the_bundled_model_is_followed() -> None:
     assert all(any(start <= middle <= end for start, end in ends) for middle in middles)
     with pytest.raises(InputError, match="has no encoder"):
         ss.follow_sinks(ss.load("tiny-avsr").text, "a text")
+
+
+def test_several_clips_are_followed_one_at_a_time() -> None:
+    clips = [ss.read_clip(path) for path in ss.bundled_clips()[:2]]
+    asked = {"which": "high_norm", "ratio": 1.5}
+    both = ss.follow_sinks("tiny-avsr", clips, **asked)
+    each = [ss.follow_sinks("tiny-avsr", clip, **asked) for clip in clips]
+    for sample, own in enumerate(each):
+        found = both[both["sample"] == sample].reset_index(drop=True)
+        pd.testing.assert_frame_equal(found.assign(sample=0), own)
+    for stream, control in both.attrs["control"].items():
+        alone = [own.attrs["control"][stream] for own in each]
+        for name in ("sinks", "from_encoder", "high_tokens", "tokens"):
+            assert control[name] == sum(one[name] for one in alone)
+    assert both.attrs["samples"] == 2
+    assert both.attrs["skipped"] == {}

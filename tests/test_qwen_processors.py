@@ -13,7 +13,7 @@ from sinkscope.avsr.clip import Clip
 from sinkscope.errors import InputError
 from sinkscope.layout import TokenLayout
 from tests.adapters import qwen_audio, qwen_omni, qwen_processors
-from tests.adapters.perturbing import entrance, without_attention
+from tests.adapters.perturb import entrance, without_attention
 from tests.adapters.qwen_omni import QWEN2, QWEN3
 from tests.adapters.qwen_processors import SIDE
 from tests.shared_data import shared

@@ -13,6 +13,7 @@ import pandas as pd
 import xarray as xr
 from jaxtyping import Bool, Float
 
+from sinkscope.analysis.belonging import check_one_forward, check_sinks
 from sinkscope.analysis.frames import frames_of_tokens
 from sinkscope.analysis.high_norm import ENTRANCE, norm_ratio
 from sinkscope.analysis.tables import check_number, check_whole, make_table
@@ -20,12 +21,12 @@ from sinkscope.errors import InputError
 from sinkscope.layout import TokenLayout
 from sinkscope.record import Record
 
-__all__ = ["FIRST_SHOWN", "sink_ancestry"]
+__all__ = ["FIRST_SHOWN", "WHICH", "concluded", "judged_tokens", "sink_ancestry"]
 
 FIRST_SHOWN = ("encoder", "projector", "llm", "attention")
 """Where a sink's high norm is first seen; ``attention`` where it never is."""
 
-_WHICH = ("sinks", "high_norm")
+WHICH = ("sinks", "high_norm")
 _COLUMNS = ["sample", "token", "segment", "label", "start", "end", "row", "column"]
 _RATIOS = ["encoder_ratio", "projector_ratio", "llm_ratio"]
 
@@ -72,31 +73,67 @@ def sink_ancestry(
         high norm, every sink seems inherited.
 
     Raises:
-        InputError: the tables or records do not belong together; a number is out of range.
+        InputError: the tables or records do not belong together; the record joins several
+            forwards, whose sounds or pictures cannot be told apart; a number is out of range.
+        SiteError: a record holds no norms.
+    """
+    check_whole("draws", draws, least=1)
+    check_whole("seed", seed, least=0)
+    if which not in WHICH:
+        raise InputError(f"sink_ancestry: which is {which!r}; choose {' or '.join(WHICH)}.")
+    judged = judged_tokens(record, sinks, encoders, ratio=ratio)
+    return concluded(judged, record, which=which, ratio=ratio, draws=draws, seed=seed)
+
+
+def judged_tokens(
+    record: Record, sinks: pd.DataFrame, encoders: Mapping[str, Record], *, ratio: float | int
+) -> dict[str, pd.DataFrame]:
+    """For each stream every token of it, sink or not, with what `sink_ancestry` says of it.
+
+    Raises:
+        InputError: the tables or records do not belong together.
         SiteError: a record holds no norms.
     """
     check_number("ratio", ratio)
-    check_whole("draws", draws, least=1)
-    check_whole("seed", seed, least=0)
-    if which not in _WHICH:
-        raise InputError(f"sink_ancestry: which is {which!r}; choose {' or '.join(_WHICH)}.")
-    if sinks.attrs.get("table") != "sinks":
-        raise InputError("sink_ancestry: sinks must be what find_sinks returned for the record.")
+    check_sinks(record, sinks)
     streams = [name for name in encoders if any(one.mask(name).any() for one in record.layouts)]
     if not streams:
         raise InputError(
             f"sink_ancestry: the record has no token of {', '.join(encoders) or 'any stream'}; "
             "give encoders of the streams that it has."
         )
+    check_one_forward(record, streams)
+    return {
+        stream: _judged(_tokens_of(record, encoders[stream], stream, ratio), sinks, ratio)
+        for stream in streams
+    }
+
+
+def concluded(
+    judged: Mapping[str, pd.DataFrame],
+    record: Record,
+    *,
+    which: str = "sinks",
+    ratio: float | int = 3.0,
+    draws: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """The table of `sink_ancestry` and its control.
+
+    Args:
+        judged: what `judged_tokens` found, of one forward or joined of several.
+        record: of the LLM, with all samples.
+        which: see `sink_ancestry`, as for the others.
+        ratio: as was judged by.
+        draws: of random tokens.
+        seed: of the draws.
+    """
     rng = np.random.default_rng(seed)
-    tables, control = [], {}
-    for stream in streams:
-        table = _judged(_tokens_of(record, encoders[stream], stream, ratio), sinks, ratio)
-        control[stream] = _control(table, ratio, draws, rng)
-        tables.append(table[_chosen(table, which, ratio)])
+    control = {stream: _control(table, ratio, draws, rng) for stream, table in judged.items()}
     attrs = {"table": "sink_ancestry", "which": which, "ratio": ratio}
-    attrs |= {"draws": draws, "seed": seed, "control": control, "streams": streams}
-    whole = pd.concat(tables, ignore_index=True).sort_values(["sample", "token"])
+    attrs |= {"draws": draws, "seed": seed, "control": control, "streams": [*judged]}
+    tables = [table.loc[_chosen(table, which, ratio)] for table in judged.values()]
+    whole: pd.DataFrame = pd.concat(tables, ignore_index=True).sort_values(["sample", "token"])
     return make_table(whole.reset_index(drop=True), record, attrs)
 
 
@@ -170,6 +207,7 @@ def _judged(table: pd.DataFrame, sinks: pd.DataFrame, ratio: float) -> pd.DataFr
     carried = [bool(p > ratio) if e > ratio else None for e, p, _ in ratios]
     found["first_shown"] = pd.Series(verdicts, dtype=object)
     found["carried"] = pd.array(carried, dtype="boolean")
+    found.attrs = {}
     order = [*_COLUMNS, "first_sink_layer", *_RATIOS, "encoder_layer", "llm_layer"]
     return found.loc[:, [*order, "first_shown", "carried"]]
 

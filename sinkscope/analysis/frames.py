@@ -2,7 +2,7 @@
 
 By item (the n-th sound, picture or film of the forward), by overlap in seconds, by view, and by
 patch: a token joins a whole number of the encoder's rows and columns. What a layout does not say
-does not part them.
+does not part them; but frames without a place make no token that has one.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ def frames_of_tokens(
     """
     places = np.flatnonzero(tokens.mask(segment))
     found = []
-    pictures, finer = _grids([tokens]), _grids(frames)
+    pictures, finer = _grids([tokens], segment), _grids(frames, segment)
     for number, layout in enumerate(frames):
         covers = np.tile(layout.mask(segment), (len(places), 1))
         covers &= _same_item(tokens, places, layout, alike=number == sample)
@@ -81,8 +81,10 @@ def _same_patch(
 ) -> Bool[np.ndarray, "token frame"]:
     """Whether a patch is of the view, row and column of a token, which joins several of each."""
     covers = np.ones((len(places), len(frames)), bool)
-    if any("row" not in layout.descriptors for layout in (tokens, frames)):
+    if "row" not in tokens.descriptors or np.isnan(tokens.descriptors["row"][places]).all():
         return covers
+    if "row" not in frames.descriptors:
+        return ~covers
     own, other = _patches(tokens)[places], _patches(frames)
     for row, token in zip(covers, own, strict=True):
         picture = tuple(token[:2])
@@ -103,9 +105,11 @@ def _patches(layout: TokenLayout) -> Float[np.ndarray, "token 4"]:
     return np.stack([named[name] for name in _PATCH], axis=1)
 
 
-def _grids(layouts: Sequence[TokenLayout]) -> Grids:
-    """The grids of all pictures; the crops of one may be several samples."""
-    held = [_patches(layout) for layout in layouts if "row" in layout.descriptors]
+def _grids(layouts: Sequence[TokenLayout], segment: str) -> Grids:
+    """The grids of all pictures of a segment; the crops of one may be several samples."""
+    held = [
+        _patches(layout)[layout.mask(segment)] for layout in layouts if "row" in layout.descriptors
+    ]
     patches = np.concatenate([np.zeros((0, 4)), *held])
     known = patches[~np.isnan(patches).any(axis=1)]
     return {

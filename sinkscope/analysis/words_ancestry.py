@@ -40,6 +40,7 @@ def ancestry_sentences(table: pd.DataFrame) -> str:
             f"of frames of high norm; {found['from_encoder']} of {found['sinks']} sinks, against "
             f"{found['expected']:.2g} of as many random tokens (p = {found['p']:.2g})."
         )
+    told += [f"Left out: {name}. {why}" for name, why in said.get("skipped", {}).items()]
     return " ".join(told)
 
 

@@ -11,6 +11,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
+from tests.adapters.perturb import Place
 from tests.adapters.suite import Case, randomised
 
 AUDIO, IMAGE = 92, 84
@@ -112,5 +113,6 @@ CASES = (
         adding=(),
         active=0,
         swapped=("resid_pre", "resid_post"),
+        places=(Place("pixel_values", (0, 0, 5, 8), "image", {"row": 1, "column": 2}),),
     ),
 )

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from tests.adapters.perturb import Place
 from tests.adapters.suite import Case, randomised
 
 AUDIO, IMAGE, VIDEO = 90, 91, 92
@@ -134,6 +135,17 @@ def inputs(name: str) -> dict[str, Any]:
     }
 
 
+def places_of(name: str) -> tuple[Place, ...]:
+    """Patches in pictures of 3 and 1 columns of tokens, and the first frame of a token of sound."""
+    pool, every = (1, 1) if name == UNIFIED else (POOL, 4)
+    return (
+        Place("pixel_values", (0, pool * 3 * pool + 2 * pool, 0), "image", {"row": 1, "column": 2}),
+        Place("pixel_values", (1, pool * pool, 0), "image", {"item": 1, "row": 1, "column": 0}),
+        Place("input_features", (0, 5 * every), "audio", {"second": 0.201}),
+    )
+
+
 CASES = tuple(
-    Case(name, partial(model, name), partial(inputs, name)) for name in ("gemma4", UNIFIED)
+    Case(name, partial(model, name), partial(inputs, name), places=places_of(name))
+    for name in ("gemma4", UNIFIED)
 )

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from tests.adapters.perturb import Place
 from tests.adapters.qwen_omni import TEXT
 from tests.adapters.suite import Case, randomised
 
@@ -74,4 +75,10 @@ def inputs() -> dict[str, Any]:
     }
 
 
-CASES = tuple(Case(name, lambda name=name: model(name), inputs) for name in NAMES)
+PLACES = (
+    Place("input_features", (0, 7), "audio", {"second": 0.15}),
+    Place("input_features", (2, 6), "audio", {"item": 2, "second": 0.13}),
+)
+"""Frames of 20 ms: the three tokens of a window hear all of it."""
+
+CASES = tuple(Case(name, lambda name=name: model(name), inputs, places=PLACES) for name in NAMES)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tests.adapters.perturb import Place
 from tests.adapters.suite import Case, randomised
 
 IMAGE, VIDEO = 91, 92
@@ -75,4 +76,10 @@ def inputs() -> dict[str, Any]:
     }
 
 
-CASES = (Case("llava_onevision", model, inputs),)
+PLACES = (
+    Place("pixel_values", (1, 0, 0, 9, 2), "image", {"item": 1, "row": 2, "column": 0}),
+    Place("pixel_values", (2, 0, 0, 5, 11), "image", {"item": 2, "row": 1, "column": 2}),
+)
+"""Pixels of the two pictures that are seen once."""
+
+CASES = (Case("llava_onevision", model, inputs, places=PLACES),)

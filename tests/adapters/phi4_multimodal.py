@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from tests.adapters.perturb import Place
 from tests.adapters.qwen_omni import TEXT
 from tests.adapters.suite import Case, randomised
 
@@ -93,4 +94,15 @@ def inputs() -> dict[str, Any]:
     }
 
 
-CASES = (Case("phi4_multimodal", model, inputs),)
+PLACES = (
+    Place("image_pixel_values", (0, 1, 0, 9, 1), "image", {"row": 1, "column": 0, "view": 1}),
+    Place(
+        "image_pixel_values",
+        (1, 2, 0, 1, 9),
+        "image",
+        {"item": 1, "row": 2, "column": 1, "view": 1},
+    ),
+)
+"""Pixels of the left crop of the first picture, of the lower crop of the second."""
+
+CASES = (Case("phi4_multimodal", model, inputs, places=PLACES),)

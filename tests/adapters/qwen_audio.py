@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tests.adapters.qwen_omni import AUDIO, QWEN2, QWEN3, TEXT, tokens_of
+from tests.adapters.qwen_omni import AUDIO, QWEN2, QWEN3, TEXT, sound_of, tokens_of
 from tests.adapters.suite import Case, randomised
 
 AUDIO_ID = 90
@@ -58,4 +58,7 @@ def inputs(name: str) -> dict[str, Any]:
     }
 
 
-CASES = tuple(Case(name, partial(model, name), partial(inputs, name)) for name in LIKE)
+CASES = tuple(
+    Case(name, partial(model, name), partial(inputs, name), places=(sound_of(LIKE[name]),))
+    for name in LIKE
+)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tests.adapters.perturb import Place
 from tests.adapters.suite import Case, randomised
 
 QWEN2, QWEN3 = "qwen2_5_omni_thinker", "qwen3_omni_moe_thinker"
@@ -140,7 +141,23 @@ def inputs(name: str) -> dict[str, Any]:
     }
 
 
+def sound_of(name: str) -> Place:
+    """A log-mel frame of which, through the convolutions, one token alone hears."""
+    frame = 1 if name == QWEN2 else 0
+    at = {"item": 1, "second": (frame + 0.5) / 100}
+    return Place("input_features", (1, 0, frame), "audio", at)
+
+
+PATCH = Place("pixel_values", (6, 0), "image", {"row": 0, "column": 1})
+"""A patch of the second square of the picture."""
+
 CASES = tuple(
-    Case(name, partial(thinker, name), partial(inputs, name), between=name == QWEN3)
+    Case(
+        name,
+        partial(thinker, name),
+        partial(inputs, name),
+        between=name == QWEN3,
+        places=(PATCH, sound_of(name)),
+    )
     for name in (QWEN2, QWEN3)
 )

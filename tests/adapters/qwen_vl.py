@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tests.adapters.perturb import Place
 from tests.adapters.suite import Case, randomised
 
 IMAGE, VIDEO, OPEN, CLOSE = 91, 92, 82, 83
@@ -99,7 +100,19 @@ def inputs(name: str) -> dict[str, Any]:
     return given | ({"second_per_grid_ts": torch.tensor([0.5])} if name == "qwen2_5_vl" else {})
 
 
+PLACES = (
+    Place("pixel_values", (6, 0), "image", {"row": 0, "column": 1}),
+    Place("pixel_values", (32 + 9, 0), "image", {"item": 1, "row": 1, "column": 0}),
+)
+"""A patch of the second square of the first picture, of the third of the second."""
+
 CASES = tuple(
-    Case(name, partial(model, name), partial(inputs, name), between=name.startswith("qwen3"))
+    Case(
+        name,
+        partial(model, name),
+        partial(inputs, name),
+        between=name.startswith("qwen3"),
+        places=PLACES,
+    )
     for name in FAMILIES
 )

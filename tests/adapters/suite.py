@@ -21,6 +21,7 @@ from sinkscope.layout import TokenLayout
 from sinkscope.probes import attention as seam
 from sinkscope.subjects.anatomy import Anatomy
 from sinkscope.subjects.multimodal import subject as adapter
+from tests.adapters.perturb import Place, received
 
 TOLERANCE = 1e-5
 
@@ -39,6 +40,8 @@ class Case:
             ``hidden_states`` that the model reports are those that leave the blocks.
         active: where the model carries several streams on a first axis, the one that is recorded.
         swapped: the two sites that the mutation swaps.
+        places: parts of the input whose place is known by hand (`places.check_places`); families
+            without any have tests of their own that move the input.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Case:
     between: bool = False
     active: int | None = None
     swapped: tuple[str, str] = ("attn_out", "mlp_out")
+    places: tuple[Place, ...] = ()
 
     def stream(self, states: torch.Tensor) -> torch.Tensor:
         """The stream that is recorded, (sample, token, feature), of states of the model."""
@@ -69,21 +73,6 @@ def real_of(case: Case) -> np.ndarray:
     inputs = case.inputs()
     mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
     return mask.bool().numpy()
-
-
-@contextmanager
-def received(subject: Any) -> Iterator[list[torch.Tensor]]:
-    """The states that enter the first block in each forward."""
-    found: list[torch.Tensor] = []
-
-    def see(module: nn.Module, args: tuple, kwargs: dict) -> None:
-        found.append((args[0] if args else kwargs["hidden_states"]).detach().clone())
-
-    handle = subject.anatomy.blocks[0].register_forward_pre_hook(see, with_kwargs=True)
-    try:
-        yield found
-    finally:
-        handle.remove()
 
 
 def check_sites(case: Case) -> None:
@@ -248,13 +237,24 @@ def two_sites_swapped(case: Case, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
 @contextmanager
 def layout_shifted_by_one(case: Case, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every token is taken for the one before it."""
+    with _layouts_changed(_shifted, monkeypatch):
+        yield
+
+
+@contextmanager
+def places_shifted_by_one(case: Case, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Segments stay; item, seconds, row and column are those of the token before."""
+    with _layouts_changed(places_shifted, monkeypatch):
+        yield
+
+
+@contextmanager
+def _layouts_changed(
+    change: Callable[[TokenLayout], TokenLayout], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
     own = adapter.layouts_of
-
-    def shifted(*args: Any) -> tuple[TokenLayout, ...]:
-        return tuple(_shifted(layout) for layout in own(*args))
-
     with monkeypatch.context() as patch:
-        patch.setattr(adapter, "layouts_of", shifted)
+        patch.setattr(adapter, "layouts_of", lambda *args: tuple(map(change, own(*args))))
         yield
 
 
@@ -263,7 +263,16 @@ def _shifted(layout: TokenLayout) -> TokenLayout:
     segments = list(layout.segments)
     for place, before in zip(real, np.roll(real, 1), strict=True):
         segments[place] = layout.segments[before]
-    return replace(layout, segments=tuple(segments))
+    return replace(places_shifted(layout), segments=tuple(segments))
+
+
+def places_shifted(layout: TokenLayout) -> TokenLayout:
+    """The layout with seconds, rows and columns of the token before."""
+    real = np.flatnonzero(layout.is_real)
+    before = np.arange(len(layout))
+    before[real] = np.roll(real, 1)
+    known = {name: values[before] for name, values in layout.descriptors.items()}
+    return replace(layout, seconds=layout.seconds[before], descriptors=known)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tests.adapters.perturb import Place
 from tests.adapters.suite import Case, randomised
 
 IMAGE, VIDEO = 91, 92
@@ -72,4 +73,10 @@ def inputs() -> dict[str, Any]:
     }
 
 
-CASES = (Case("video_llama_3", model, inputs),)
+PLACES = (
+    Place("pixel_values", (5, 0), "image", {"row": 1, "column": 2}),
+    Place("pixel_values", (6 + 9, 0), "image", {"item": 1, "row": 1, "column": 0}),
+)
+"""The last patch of the first picture; one of the third square of the second."""
+
+CASES = (Case("video_llama_3", model, inputs, places=PLACES),)

@@ -98,6 +98,7 @@ class PartSubject:
     def announcing(self, announce: Announce) -> Iterator[None]:
         """While open, every forward of the encoder is announced before its blocks run."""
         module, encoder = self.whole.module, self.anatomy.decoder
+        processor = self.whole.processor
         now: dict[str, Any] = {}
         with following(module) as following_inputs, ExitStack() as stack:
 
@@ -107,14 +108,20 @@ class PartSubject:
 
             def before(encoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
                 own = given_by_subject(module)
-                inputs = now | following_inputs({}) | dict(own.known if own is not None else {})
-                given = Given(inputs, module.config, self.whole.processor)
+                known = dict(own.known) if own is not None else {}
+                given = Given(now | following_inputs({}) | known, module.config, processor)
+                self._refuse_another(given)
                 announce(self._layouts(arguments(encoder, args, kwargs), given), ())
 
-            hook = module.register_forward_pre_hook(remember, with_kwargs=True)
-            stack.callback(hook.remove)
-            hook = encoder.register_forward_pre_hook(before, with_kwargs=True)
-            stack.callback(hook.remove)
+            def forget(*_: Any) -> None:
+                now.clear()
+
+            for hook in (
+                module.register_forward_pre_hook(remember, with_kwargs=True),
+                module.register_forward_hook(forget, always_call=True),
+                encoder.register_forward_pre_hook(before, with_kwargs=True),
+            ):
+                stack.callback(hook.remove)
             yield
 
     def label_tokens(self, ids: Sequence[int]) -> list[str]:
@@ -140,10 +147,27 @@ class PartSubject:
             **describe_model(self.model, self.anatomy),
         }
 
+    def _refuse_another(self, given: Given) -> None:
+        """Refuse to take the frames of another stream that runs through the same encoder.
+
+        Raises:
+            InputError: if the encoder reads several streams and the forward does not bring this.
+        """
+        streams = self.whole.composite.streams
+        sharing = [name for name, one in streams.items() if one.encoder == self.row.encoder]
+        if len(sharing) > 1 and not given.brings(self.stream, self.row.features):
+            raise InputError(
+                f"{self.name}: its encoder reads {' and '.join(sharing)}, and it ran without "
+                f"{self.row.features}; call the whole model with {self.stream}, or leave the "
+                "probe for this call."
+            )
+
     def _layouts(self, called: Mapping[str, Any], given: Given) -> tuple[TokenLayout, ...]:
         if self.row.frames is None:
             raise InputError(f"{self.name}: what its frames are is not known.")
-        layouts = [_layout(self.stream, tokens) for tokens in self.row.frames(called, given)]
+        frames = self.row.frames(called, given)
+        told = [name for name in DESCRIPTORS if any(_tells(getattr(one, name)) for one in frames)]
+        layouts = [_layout(self.stream, tokens, told) for tokens in frames]
         mask = frame_mask(self.anatomy, called)
         if mask is None:
             return tuple(layouts)
@@ -171,7 +195,8 @@ def part_of(whole: Whole, stream: str) -> PartSubject:
             f"{whole.name} has no {stream} encoder that can be studied alone; it has "
             f"{', '.join(known) or 'none'}."
         )
-    encoder = submodule(whole.module, row.encoder)
+    bare = row.encoder.removeprefix("model.")
+    encoder = submodule(whole.module, row.encoder) or submodule(whole.module, bare)
     if encoder is None:
         raise InputError(f"{whole.name} was loaded without its {stream} encoder ({row.encoder}).")
     return PartSubject(
@@ -179,12 +204,20 @@ def part_of(whole: Whole, stream: str) -> PartSubject:
     )
 
 
-def _layout(stream: str, tokens: StreamTokens) -> TokenLayout:
-    told = {name: getattr(tokens, name) for name in DESCRIPTORS}
-    known = {name: values.astype(float) for name, values in told.items() if values is not None}
+def _tells(values: np.ndarray | None) -> bool:
+    """Whether a descriptor is known of some frame."""
+    return values is not None and not np.isnan(values.astype(float)).all()
+
+
+def _layout(stream: str, tokens: StreamTokens, told: Sequence[str]) -> TokenLayout:
+    """The layout of a sample with the descriptors that are told of some sample."""
+    values = {name: getattr(tokens, name) for name in told}
     return TokenLayout.of(
         [stream] * len(tokens),
         [f"{LETTERS[stream]}{i}" for i in range(len(tokens))],
         seconds=tokens.seconds,
-        descriptors={name: values for name, values in known.items() if not np.isnan(values).all()},
+        descriptors={
+            name: np.full(len(tokens), np.nan) if own is None else own.astype(float)
+            for name, own in values.items()
+        },
     )
