@@ -132,3 +132,14 @@ def test_lives(values, layer, part, last, removed_by) -> None:
     assert row["removed_by"] == removed_by
     assert row["criterion"] == ("largest step" if last is None else "massive")
     assert np.isfinite(row["share"]) or not any(values)
+
+
+def test_a_value_that_is_added_between_blocks_and_taken_there() -> None:
+    left, between = np.array([0.0, 20, 20, 1]), np.array([0.0, 20, 0, -19])
+    path = {"resid_pre": np.concatenate([[0.0], left[:-1]]) + between, "resid_post": left}
+    nothing = np.zeros(4)
+    path |= dict.fromkeys(("attention", "mlp", "attn_out", "mlp_out"), nothing)
+    row = _life(path | {"between blocks": between}, np.full(4, 10.0), 10.0)
+    assert (row["layer"], row["part"], row["share"]) == (1, "between blocks", 1.0)
+    assert (row["removed_layer"], row["removed_by"]) == (3, "between blocks")
+    assert row["step_layer"] == 1
