@@ -106,15 +106,15 @@ EXPORTED = ("resid_pre", "resid_post", "attn_out", "mlp_out", "mlp_act", *"qkvz"
 HIDDEN = {
     **{"opt": {"q"}, "jamba": {"q", "k", "router"}, "qwen3_next": {"z", "router"}},
     **{"qwen3_5_text": {"z"}, "qwen3_5_moe_text": {"z", "router"}, "deepseek_v3": {"z"}},
-    **dict.fromkeys(("deepseek_v2", "deepseek_v2:groups"), {"z", "router"}),
+    **{name: {"z", "router"} for name in ("deepseek_v2", "deepseek_v2:groups")},
     **{"gemma4_text": {"q", "k", "v"}, "gemma4_text:experts": {"q", "k", "v", "router"}},
-    **dict.fromkeys(("gpt_oss", "mixtral", "qwen2_moe", "qwen3_moe"), {"router"}),
+    **{name: {"router"} for name in ("gpt_oss", "mixtral", "qwen2_moe", "qwen3_moe")},
 }
 ROTATED = {"rot_q", "rot_k"}
 UNSHOWN = {
     **dict.fromkeys(("gpt_neox", "gpt_neox_sequential"), ROTATED),
     "phi3": ROTATED | {"pre", "pre_linear"},
-    **dict.fromkeys((*HYBRIDS,), {"attn_out"}),
+    **{name: {"attn_out"} for name in HYBRIDS},
 }
 """What a bridge does not compute: rotated queries of some, attn_out of blocks without attention."""
 FAST = (*FAMILIES, "qwen3", "mistral", "phi", "deepseek_v3", "qwen3_5_text", "gemma4_text")

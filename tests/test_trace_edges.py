@@ -8,8 +8,9 @@ import torch
 import sinkscope as ss
 from sinkscope.analysis.neurons import rank_neurons
 from sinkscope.analysis.origin import _life
-from sinkscope.errors import InputError
+from sinkscope.errors import InputError, SiteError
 from tests.families import batch, build, tiny
+from tests.text_families import build_text
 
 TABLE = pd.DataFrame({"sample": [0], "layer": [0], "token": [3], "feature": [2]})
 
@@ -143,3 +144,10 @@ def test_a_value_that_is_added_between_blocks_and_taken_there() -> None:
     assert (row["layer"], row["part"], row["share"]) == (1, "between blocks", 1.0)
     assert (row["removed_layer"], row["removed_by"]) == (3, "between blocks")
     assert row["step_layer"] == 1
+
+
+def test_a_family_whose_mlps_have_several_widths_is_refused_by_its_sites() -> None:
+    gemma = build_text("gemma3n_text", intermediate_size=[48, 32, 48, 32])
+    found = pd.DataFrame({"sample": [0], "token": [1], "feature": [3]})
+    with pytest.raises(SiteError, match="gemma3n_text"):
+        ss.trace(gemma, input_ids=[[1, 4, 7]], at=found)

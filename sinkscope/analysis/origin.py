@@ -78,9 +78,9 @@ def trace_origin(
         contains it), or "embedding", where the value enters layer 0 with it), ``share`` (of the
         change since the block before, by that part; of an MLP or attention without the experts
         beside it), ``share_of_peak`` (of the peak, that leaves the block of birth), ``step_layer``
-        (the block that adds most), ``last_layer``, ``removed_layer`` and ``removed_by`` (empty where it
-        lasts to the end), ``neuron`` and ``neuron_share`` (the first of the ranking), ``n_half``
-        (neurons that explain half).
+        (the block that adds most), ``last_layer``, ``removed_layer`` and ``removed_by`` (empty
+        where it lasts to the end), ``neuron`` and ``neuron_share`` (the first of the ranking),
+        ``n_half`` (neurons that explain half).
         ``neurons`` and ``removals``: ``TABLE_COLUMNS``, ``feature``, ``rank``, ``neuron``,
         ``contribution``, ``share`` (of what the MLP added without experts), ``cumulative``,
         ``weight``, ``gate``, ``up``, ``act``, and the medians over the other traced tokens

@@ -26,9 +26,9 @@ _OWN: dict[str, dict[str, str]] = {
     "gpt2": _PLAIN,
     "opt": {"q": "", "k": "blocks.{layer}.attn.hook_k"},
     "jamba": {"q": "", "k": ""},
-    **dict.fromkeys(("deepseek_v2", "deepseek_v3"), _PLAIN | {"z": ""}),
-    **dict.fromkeys(("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"), {"z": ""}),
-    **dict.fromkeys(("gemma4_text", "gemma4_unified_text"), {"q": "", "k": "", "v": ""}),
+    **{name: _PLAIN | {"z": ""} for name in ("deepseek_v2", "deepseek_v3")},
+    **{name: {"z": ""} for name in ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")},
+    **{name: {"q": "", "k": "", "v": ""} for name in ("gemma4_text", "gemma4_unified_text")},
 }
 """What a family's sites are called where they are not called as usual; "" for what has no name.
 

@@ -13,6 +13,7 @@ import numpy as np
 from torch import nn
 
 from sinkscope.errors import InputError
+from sinkscope.glossary import APPENDED
 from sinkscope.layout import TokenLayout
 from sinkscope.subjects.anatomy import Anatomy
 from sinkscope.subjects.encoder_anatomy import encoder_anatomy
@@ -180,10 +181,12 @@ def part_of(whole: Whole, stream: str) -> PartSubject:
 
 
 def _layout(stream: str, tokens: StreamTokens) -> TokenLayout:
+    """The layout of one sample; frames of sound without seconds come after the sound's end."""
+    silent = np.isnan(tokens.seconds[:, 0]) if stream == "audio" else np.zeros(len(tokens), bool)
     told = {name: getattr(tokens, name) for name in DESCRIPTORS}
     known = {name: values.astype(float) for name, values in told.items() if values is not None}
     return TokenLayout.of(
-        [stream] * len(tokens),
+        [APPENDED if appended else stream for appended in silent],
         [f"{LETTERS[stream]}{i}" for i in range(len(tokens))],
         seconds=tokens.seconds,
         descriptors={name: values for name, values in known.items() if not np.isnan(values).all()},

@@ -89,7 +89,7 @@ COMPOSITES = (
         },
         turns=Turns(named=("<start_of_turn>",), ends=("<end_of_turn>",)),
         delimiters=("boi_token_id", "eoi_token_id", "boa_token_id", "eoa_token_id"),
-        notes="its picture encoder is not studied alone; of the 160 ms between two tokens of sound each "
-        "hears the first 90 itself, and what was before through attention",
+        notes="its picture encoder is not studied alone; of the 160 ms between two tokens of sound "
+        "each hears the first 90 itself, and what was before through attention",
     ),
 )
