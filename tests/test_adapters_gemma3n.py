@@ -83,3 +83,20 @@ def test_what_is_not_known_is_refused() -> None:
     }
     with pytest.raises(InputError, match="make 6 tokens each, but Gemma 3n has room for 4"):
         layout_of(given | long)
+
+
+def test_the_sound_encoder_is_a_subject() -> None:
+    """Its frames are 40 ms; of a sound of 20 log-mel frames five are real."""
+    encoder = ss.load(model()).encoder("audio")
+    record = ss.record(encoder, inputs(), keep=["resid_post"])
+    assert [len(layout) for layout in record.layouts] == [12, 5]
+    assert np.allclose(record.layouts[1].seconds[-1], [0.16, 0.20])
+    seen: list[torch.Tensor] = []
+    last: Any = model().model.audio_tower.conformer[-1]
+    handle = last.register_forward_hook(lambda *given: seen.append(given[-1]))
+    with torch.no_grad():
+        model()(**inputs())
+    handle.remove()
+    for sample, count in enumerate((12, 5)):
+        own = record.sample(sample)["resid_post"][0, -1].values
+        assert np.allclose(own, seen[0][sample, :count].numpy(), atol=1e-5)

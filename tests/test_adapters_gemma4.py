@@ -149,3 +149,16 @@ def test_what_is_not_known_is_refused() -> None:
 def test_embeddings_for_every_layer_change_nothing_of_the_rest(check: str) -> None:
     case = Case("gemma4", lambda: model("gemma4", layered=True), lambda: inputs("gemma4"))
     CHECKS[check](case)
+
+
+def test_the_sound_encoder_is_a_subject() -> None:
+    """It runs over frames of 40 ms, each of which becomes a token with the same seconds."""
+    subject, given = ss.load(model("gemma4")), inputs("gemma4")
+    heard = ss.record(subject.encoder("audio"), given, keep=["resid_post"])
+    whole = ss.record(subject, given)
+    frames = np.concatenate([layout.seconds for layout in heard.layouts])
+    tokens = np.concatenate([one.seconds[one.mask("audio")] for one in whole.layouts])
+    assert np.allclose(frames, tokens)
+    assert heard["resid_post"].shape[1] == 2
+    with pytest.raises(InputError, match="no audio encoder"):
+        ss.load(model("gemma4_unified")).encoder("audio")

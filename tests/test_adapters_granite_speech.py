@@ -67,3 +67,12 @@ def test_without_a_mask_every_window_counts(name: str) -> None:
 def test_text_alone_needs_no_sound(name: str) -> None:
     (layout,) = layouts_of(name, {"input_ids": torch.tensor([[5, 6, 7]])})
     assert layout.segments == ("text",) * 3
+
+
+@BY_NAME
+def test_windows_after_a_sounds_end_are_appended_silence(name: str) -> None:
+    """Sounds of three windows of six frames, one and two, in a batch of 15 frames."""
+    record = ss.record(ss.load(model(name)).encoder("audio"), inputs(), keep=["resid_post"])
+    assert [len(layout) for layout in record.layouts] == [15] * 3
+    assert [layout.segments.count("audio") for layout in record.layouts] == [15, 6, 12]
+    assert record.layouts[1].segments[6:] == ("appended_silence",) * 9

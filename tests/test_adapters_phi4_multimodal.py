@@ -173,3 +173,13 @@ def test_loras_leave_the_sites_where_they_are() -> None:
         check_logits(CASES[0])
     finally:
         model.cache_clear()
+
+
+def test_sound_that_is_heard_after_a_clips_end_is_appended_silence() -> None:
+    record = ss.record(ss.load(model()).encoder("audio"), inputs())
+    assert [len(layout) for layout in record.layouts] == [3, 3, 3]
+    assert [layout.segments.count("audio") for layout in record.layouts] == [3, 2, 3]
+    silent = record.layouts[1]
+    assert silent.segments[2] == "appended_silence"
+    assert np.isnan(silent.seconds[2]).all()
+    assert silent.descriptors["item"].tolist() == [1.0] * 3

@@ -1,5 +1,6 @@
 """Layouts of Qwen's vision models against what a change of one pixel changes."""
 
+import copy
 from types import SimpleNamespace
 from typing import Any
 
@@ -253,3 +254,24 @@ def test_the_encoder_of_a_model_without_its_head() -> None:
         for one in (own, own.model)
     )
     assert np.array_equal(whole["norm"].values, bare["norm"].values)
+
+
+def test_what_deepstack_adds_between_blocks_is_no_mlps() -> None:
+    """It enters before a block: that block's parts did not make it."""
+    deep = copy.deepcopy(model("qwen3_vl"))
+    visual: Any = deep.model.visual
+    with torch.no_grad():
+        visual.deepstack_merger_list[0].linear_fc2.bias[7] = 5000.0
+    massive = ss.find_massive_activations(ss.record(deep, inputs("qwen3_vl")), ratio=50)
+    origin = ss.trace_origin(ss.trace(deep, inputs("qwen3_vl"), at=massive))
+    births = origin.births.loc[origin.births["feature"] == 7]
+    assert len(births)
+    assert set(births["layer"]) == {1}
+    assert set(births["part"]) == {"between blocks"}
+    assert births["share"].between(0.98, 1.02).all()
+    assert births["neuron"].isna().all()
+    ledger = origin.ledger
+    own = ledger.loc[(ledger["layer"] == 1) & (ledger["feature"] == 7) & ledger["is_found"]]
+    assert np.allclose(own["between"], 5000, rtol=1e-2)
+    assert "before it" in ss.describe(origin.births)
+    ss.plots.birth(origin)

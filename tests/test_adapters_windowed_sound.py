@@ -120,3 +120,14 @@ def test_the_marks_of_a_sound_are_delimiters() -> None:
     ids = inputs("musicflamingo")["input_ids"][0]
     marks = [token in (80, 81) for token in ids.tolist()]
     assert [name == "delimiter" for name in first.segments] == marks
+
+
+def test_the_padding_that_glm_asr_hears_is_appended_silence() -> None:
+    """Windows of 24 frames, of which 10 and 17 are the end of a sound; Voxtral is not told."""
+    for name, sounding in (("glmasr", [24, 10, 17, 24]), ("voxtral", [24] * 4)):
+        record = ss.record(ss.load(model(name)).encoder("audio"), inputs(name))
+        assert [len(layout) for layout in record.layouts] == [24] * 4
+        assert [layout.segments.count("audio") for layout in record.layouts] == sounding
+        assert [layout.segments.count("appended_silence") for layout in record.layouts] == [
+            24 - count for count in sounding
+        ]

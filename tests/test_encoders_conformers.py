@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import sinkscope as ss
-from sinkscope.errors import SiteError
+from sinkscope.errors import InputError, SiteError
 from tests.test_encoders_probes import closes
 
 MEL = 46
@@ -228,3 +228,45 @@ def test_maps_of_phi4_equal_its_own(implementation: str) -> None:
         assert np.abs(found - own[layer].numpy()).max() < 1e-5
     alpha = ss.key_attention(record.sample(0))
     assert np.abs(alpha.values[0] - record["pattern"][0].mean("query").values).max() < 1e-5
+
+
+def test_phi4_hears_the_padding_after_a_sound() -> None:
+    mask = torch.arange(46)[None] < torch.tensor([[46], [17]])
+    given = {"hidden_states": noise(2, 46, 16), "mask": mask}
+    record = ss.record(conformer("phi4_multimodal")[0], given)
+    assert [layout.segments.count("audio") for layout in record.layouts] == [6, 3]
+    assert record.layouts[1].segments[3:] == ("appended_silence",) * 3
+
+
+def test_phi4_runs_over_pieces_of_long_sounds() -> None:
+    encoder: Any = conformer("phi4_multimodal")[0]
+    record = ss.record(encoder, {"hidden_states": noise(1, 8 * 510, 16)})
+    assert [len(layout) for layout in record.layouts] == [500] * 2
+    second = record.layouts[1]
+    assert second.segments.count("audio") == 10
+    assert np.allclose(second.seconds[0], [40.0, 40.08])
+    alone = ss.record(encoder, noise(2, 46, 16))
+    assert [len(layout) for layout in alone.layouts] == [6, 6]
+
+
+def test_what_the_forward_needs_is_named() -> None:
+    with pytest.raises(InputError, match="audio_mel_mask"):
+        ss.record(conformer("gemma3n")[0], {"audio_mel": noise(2, MEL, 16)})
+
+
+def test_frames_of_the_bare_glm_asr_encoder() -> None:
+    from transformers import GlmAsrEncoder, GlmAsrEncoderConfig
+
+    config = GlmAsrEncoderConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_mel_bins=16,
+        max_position_embeddings=40,
+    )
+    encoder = GlmAsrEncoder(config).eval()
+    for frames, count in ((46, 23), (45, 23)):
+        record = ss.record(encoder, {"input_features": noise(2, 16, frames)}, keep=["resid_post"])
+        assert [len(layout) for layout in record.layouts] == [count] * 2
+        assert np.allclose(record.layouts[0].seconds[-1], [0.44, 0.46])

@@ -226,3 +226,9 @@ def test_a_model_without_the_interface_is_refused() -> None:
         watching("sdpa", {module: lambda call: None}),
     ):
         pass
+
+
+def test_a_model_that_drops_weights_at_random_is_told_so() -> None:
+    model = build("llama", attention_dropout=0.5).train()
+    with pytest.raises(SiteError, match=r"training mode .*eval\(\)"), ss.probe(model, ["pattern"]):
+        model(**batch(samples=1))

@@ -168,7 +168,8 @@ def test_which_generated_ids_are_tokens() -> None:
     assert separate.real([5, 2], ended=False)[0].tolist() == [True, True]
     assert separate.real([5, 2], ended=False)[1] is True
     assert separate.real([0], ended=True)[0].tolist() == [False]
-    assert separate.real([0, 7], ended=False)[0].tolist() == [False, True]
+    assert separate.real([0, 7], ended=False)[0].tolist() == [True, True]
+    assert separate.real([2, 0, 0], ended=False)[0].tolist() == [True, False, False]
     shared = Ends(frozenset({2}), 2)
     real, ended = shared.real([5, 2, 2, 2], ended=False)
     assert real.tolist() == [True, True, False, False]

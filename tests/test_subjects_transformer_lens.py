@@ -9,25 +9,34 @@ import torch
 import sinkscope as ss
 from sinkscope.errors import CheckpointError, InputError, SiteError
 from sinkscope.glossary import SITES
-from tests.families import batch, build
+from tests import test_whisper as whisper
+from tests.families import CONFIGURATIONS, batch, build
 from tests.test_subjects_anatomy import SAMPLES, far, read_sites
 from tests.test_subjects_text import tokenizer
+from tests.text_families import HYBRIDS, LATENT, build_text
 
 lens = pytest.importorskip("transformer_lens.model_bridge", reason="transformer-lens not installed")
 
 FAMILIES = ("llama", "gemma2", "gpt2", "gpt_neox", "phi3", "opt")
 
 
-def boot(name: str, folder: Path) -> tuple[Any, Any]:
+def made(name: str, **changes: Any) -> Any:
+    """A tiny model of either table of families."""
+    model: Any = build(name, **changes) if name in CONFIGURATIONS else build_text(name, **changes)
+    model.config.architectures = [type(model).__name__]
+    return model
+
+
+def boot(name: str, folder: Path, **changes: Any) -> tuple[Any, Any]:
     """A bridge, and the same model without one."""
-    model = build(name)
+    model = made(name, **changes)
     model.set_attn_implementation("eager")
     model.save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     from transformers import AutoTokenizer
 
     reads = AutoTokenizer.from_pretrained(folder)
-    wrapped = build(name)
+    wrapped = made(name, **changes)
     bridge = lens.TransformerBridge.boot_transformers(
         str(folder), hf_model=wrapped, tokenizer=reads, device="cpu"
     )
@@ -94,7 +103,26 @@ def test_a_bridge_that_computes_something_else_is_refused(tmp_path: Path) -> Non
 EXPORTED = ("resid_pre", "resid_post", "attn_out", "mlp_out", "mlp_act", *"qkvz", "pattern")
 
 
-@pytest.mark.parametrize("name", [*FAMILIES, "qwen3", "mistral", "phi"])
+HIDDEN = {
+    **{"opt": {"q"}, "jamba": {"q", "k", "router"}, "qwen3_next": {"z", "router"}},
+    **{"qwen3_5_text": {"z"}, "qwen3_5_moe_text": {"z", "router"}, "deepseek_v3": {"z"}},
+    **{name: {"z", "router"} for name in ("deepseek_v2", "deepseek_v2:groups")},
+    **{"gemma4_text": {"q", "k", "v"}, "gemma4_text:experts": {"q", "k", "v", "router"}},
+    **{name: {"router"} for name in ("gpt_oss", "mixtral", "qwen2_moe", "qwen3_moe")},
+}
+ROTATED = {"rot_q", "rot_k"}
+UNSHOWN = {
+    **dict.fromkeys(("gpt_neox", "gpt_neox_sequential"), ROTATED),
+    "phi3": ROTATED | {"pre", "pre_linear"},
+    **{name: {"attn_out"} for name in HYBRIDS},
+}
+"""What a bridge does not compute: rotated queries of some, attn_out of blocks without attention."""
+FAST = (*FAMILIES, "qwen3", "mistral", "phi", "deepseek_v3", "qwen3_5_text", "gemma4_text")
+BRIDGED = (*CONFIGURATIONS, *HYBRIDS, *LATENT, "gemma4_text", "gemma4_text:experts")
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in BRIDGED if name not in FAST]
+
+
+@pytest.mark.parametrize("name", [*FAST, *SLOW])
 def test_a_record_goes_out_as_the_bridges_cache(name: str, tmp_path: Path) -> None:
     """Same names, same axes, same numbers, wherever the bridge computes it."""
     bridge, plain = boot(name, tmp_path)
@@ -102,18 +130,20 @@ def test_a_record_goes_out_as_the_bridges_cache(name: str, tmp_path: Path) -> No
     with torch.no_grad():
         _, cache = bridge.run_with_cache(ids, prepend_bos=False)
     subject = ss.load(plain)
-    more = [site for site in ("resid_mid", "mlp_gate", "mlp_up") if site in subject.anatomy.sites()]
-    ours = ss.to_transformer_lens(ss.record(plain, input_ids=ids, keep=[*EXPORTED, *more]))
-    assert ours.left_out == (("q",) if name == "opt" else ())
+    has = {*subject.anatomy.sites(), *"qkvz", "pattern"}
+    more = ("resid_mid", "mlp_gate", "mlp_up")
+    sites = [site for site in (*EXPORTED, *more) if site in has]
+    ours = ss.to_transformer_lens(ss.record(plain, input_ids=ids, keep=sites))
+    assert set(ours.left_out) == HIDDEN.get(name, set())
     both = [key for key in ours if key in cache]
     for key in both:
         assert ours[key].shape == cache[key].shape, key
         assert far(ours[key], cache[key]) < 1e-4, key
     missing = {key.rpartition("hook_")[2] for key in set(ours) - set(both)}
-    allowed = {"gpt_neox": {"rot_q", "rot_k"}, "phi3": {"pre", "pre_linear", "rot_q", "rot_k"}}
-    assert missing <= allowed.get(name, set()), missing
+    assert missing <= UNSHOWN.get(name, set()), missing
     last = subject.anatomy.n_layers - 1
-    for key in (("resid_pre", 1), ("pattern", 0), ("z", 1), ("mlp_out", -1)):
+    shown = [("pattern", 1), ("z", 1)] if "z" not in ours.left_out else []
+    for key in (("resid_pre", 1), *shown, ("mlp_out", -1)):
         full = SITES[key[0]].transformer_lens.format(layer=key[1] % (last + 1))
         assert torch.equal(ours[key], ours[full])
         assert far(ours[key], cache[key]) < 1e-4
@@ -133,6 +163,36 @@ def test_a_cache_of_transformer_lens_can_be_made_of_it(tmp_path: Path) -> None:
     assert ("resid_post", 1) in ours
     assert ("resid_pre", 1) not in ours
     assert "2 layers" in repr(ours)
+
+
+UNROTATED: dict[str, dict[str, Any]] = {
+    "smollm3": {"no_rope_layers": [1, 0]},
+    "cohere2": {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]},
+    "exaone4": {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]},
+}
+
+
+@pytest.mark.parametrize("name", UNROTATED)
+def test_a_layer_that_rotates_nothing_is_named_as_the_others(name: str, tmp_path: Path) -> None:
+    """The bridge's hook_rot_q and hook_rot_k are there too, and what enters attention."""
+    bridge, plain = boot(name, tmp_path, **UNROTATED[name])
+    ids = batch(samples=SAMPLES)["input_ids"]
+    with torch.no_grad():
+        _, cache = bridge.run_with_cache(ids, prepend_bos=False)
+    ours = ss.to_transformer_lens(ss.record(plain, input_ids=ids, keep=["q", "k"]))
+    assert len(ours) == 4
+    for key in ours:
+        assert far(ours[key], cache[key]) < 1e-4, key
+    if name != "exaone4":
+        before = cache["blocks.1.attn.hook_q"]
+        assert far(ours["rot_q", 1], before.reshape(ours["rot_q", 1].shape)) < 1e-4
+
+
+def test_a_decoder_with_cross_attention_is_refused() -> None:
+    model = whisper.build()
+    for kept in (["q"], ["resid_mid", "cross_out"]):
+        with pytest.raises(InputError, match="cross-attention"):
+            ss.to_transformer_lens(ss.record(model, whisper.given(), keep=kept))
 
 
 def test_what_cannot_go_out_is_refused() -> None:

@@ -8,8 +8,9 @@ import torch
 import sinkscope as ss
 from sinkscope.analysis.neurons import rank_neurons
 from sinkscope.analysis.origin import _life
-from sinkscope.errors import InputError
+from sinkscope.errors import InputError, SiteError
 from tests.families import batch, build, tiny
+from tests.text_families import build_text
 
 TABLE = pd.DataFrame({"sample": [0], "layer": [0], "token": [3], "feature": [2]})
 
@@ -132,3 +133,21 @@ def test_lives(values, layer, part, last, removed_by) -> None:
     assert row["removed_by"] == removed_by
     assert row["criterion"] == ("largest step" if last is None else "massive")
     assert np.isfinite(row["share"]) or not any(values)
+
+
+def test_a_value_that_is_added_between_blocks_and_taken_there() -> None:
+    left, between = np.array([0.0, 20, 20, 1]), np.array([0.0, 20, 0, -19])
+    path = {"resid_pre": np.concatenate([[0.0], left[:-1]]) + between, "resid_post": left}
+    nothing = np.zeros(4)
+    path |= dict.fromkeys(("attention", "mlp", "attn_out", "mlp_out"), nothing)
+    row = _life(path | {"between blocks": between}, np.full(4, 10.0), 10.0)
+    assert (row["layer"], row["part"], row["share"]) == (1, "between blocks", 1.0)
+    assert (row["removed_layer"], row["removed_by"]) == (3, "between blocks")
+    assert row["step_layer"] == 1
+
+
+def test_a_family_whose_mlps_have_several_widths_is_refused_by_its_sites() -> None:
+    gemma = build_text("gemma3n_text", intermediate_size=[48, 32, 48, 32])
+    found = pd.DataFrame({"sample": [0], "token": [1], "feature": [3]})
+    with pytest.raises(SiteError, match="gemma3n_text"):
+        ss.trace(gemma, input_ids=[[1, 4, 7]], at=found)

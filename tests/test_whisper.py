@@ -176,10 +176,11 @@ def test_generating_gives_the_record_of_the_whole_sequence() -> None:
     model = whisper()
     kept = [*MAPS, ss.Keep("resid_post"), ss.Keep("cross_out")]
     with ss.probe(model, kept) as probe:
-        made = model.generate(input_features=sounds(1), max_new_tokens=6, num_beams=1)
-    last = len(probe.record) - 1
-    record = probe.record.sample(last)
-    assert last == 1, "the language is detected first, from the start token alone"
+        made = model.generate(
+            input_features=sounds(1), max_new_tokens=6, num_beams=1, language="en"
+        )
+    assert len(probe.record) == 1
+    record = probe.record
     layout = record.layouts[0]
     whole = [int(label) for label in layout.labels]
     said = [one for one, real in zip(whole, layout.mask("response"), strict=True) if real]
@@ -190,6 +191,18 @@ def test_generating_gives_the_record_of_the_whole_sequence() -> None:
     again = ss.record(model, kwargs, reducers=kept)
     for name in ("resid_post", "cross_out", "segment_sum"):
         assert np.allclose(again[name][0], record[name][0], atol=1e-4), name
+
+
+@pytest.mark.parametrize("part", ["decoder", "cross-attention"])
+def test_generating_without_a_language_is_refused(part: str) -> None:
+    """The forward that detects it would be one sample more, of one token."""
+    model = whisper()
+    subject = ss.load(model) if part == "decoder" else ss.load(model).cross_attention()
+    before = set(vars(model))
+    with pytest.raises(InputError, match="language='en'"), ss.probe(subject):
+        model.generate(input_features=sounds(1), max_new_tokens=3)
+    assert set(vars(model)) == before
+    model.generate(input_features=sounds(1), max_new_tokens=3)
 
 
 # -- its attention to the frames ---------------------------------------------------------------
@@ -308,7 +321,7 @@ def test_other_sites_of_cross_attention_are_refused(site: str) -> None:
 def test_what_cannot_be_followed_is_refused() -> None:
     crossing = ss.load(whisper()).cross_attention()
     with pytest.raises(InputError, match="recorded of whole forwards"), ss.probe(crossing):
-        whisper().generate(input_features=sounds(1), max_new_tokens=4)
+        whisper().generate(input_features=sounds(1), max_new_tokens=4, language="en")
     record = ss.record(crossing, given(), keep=["pattern"])
     from sinkscope.probes.replay import replay
 

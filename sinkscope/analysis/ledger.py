@@ -1,9 +1,12 @@
 """The residual stream's book: what each block found, what its parts added, what it left.
 
 Depends on record. ``resid_post = resid_pre + attention + mlp + experts``: whatever is missing from
-that is an error of reading, and is shown. Experts are those of a mixture (MoME, arXiv 2510.04136).
-Beside the attention or the MLP, what they add is in ``attn_out`` or ``mlp_out`` too, and is taken
-out of it here, so that every part is counted once.
+that is an error of reading, and is shown. What a model adds between two blocks
+(Qwen3-VL's DeepStack does) is the difference of ``resid_pre`` to what the block before left.
+
+Experts are those of a mixture (MoME, arXiv 2510.04136). Beside the attention or the MLP, what they
+add is in ``attn_out`` or ``mlp_out`` too, and is taken out of it here, so that every part is
+counted once.
 """
 
 from collections.abc import Mapping
@@ -16,12 +19,14 @@ from sinkscope.analysis.tables import layers_of, token_table
 from sinkscope.errors import SiteError
 from sinkscope.record import Record
 
-__all__ = ["PARTS", "Ledger", "experts_beside", "residual_ledger"]
+__all__ = ["BETWEEN", "PARTS", "Ledger", "experts_beside", "residual_ledger"]
 
 _SITES = ("resid_pre", "attn_out", "mlp_out", "resid_post")
 _EXPERTS = "expert_out"
 PARTS = {"mlp": "mlp_out", "attention": "attn_out", "experts": _EXPERTS}
 """The parts of a block, and the site where each is read."""
+BETWEEN = "between blocks"
+"""What is added to the stream after one block and before the next, by no block."""
 _TOLERANCE = {"float64": 1e-9, "float32": 1e-4}
 _HALF_TOLERANCE = 3e-2
 
@@ -50,6 +55,8 @@ class Ledger:
     def path(self, sample: int, place: int, feature: int) -> dict[str, np.ndarray]:
         """The values of one feature of one token over the layers, by site."""
         every = {**self.values, **self.parts}
+        if self.adds_between:
+            every[BETWEEN] = self.between
         return {name: values[sample, :, place, feature] for name, values in every.items()}
 
     @property
@@ -59,6 +66,18 @@ class Ledger:
         if self.beside in added:
             added[self.beside] = added[self.beside] - added["experts"]
         return added
+
+    @property
+    def between(self) -> np.ndarray:
+        """What enters a block beyond what the block before it left; 0 at layer 0."""
+        found = np.zeros_like(self.values["resid_pre"])
+        found[:, 1:] = self.values["resid_pre"][:, 1:] - self.values["resid_post"][:, :-1]
+        return found
+
+    @property
+    def adds_between(self) -> bool:
+        """Whether anything is added between blocks."""
+        return bool(np.nan_to_num(self.between).any())
 
     @property
     def unexplained(self) -> np.ndarray:
@@ -95,6 +114,8 @@ class Ledger:
     def table(self) -> pd.DataFrame:
         """One row a sample, traced token, feature and layer, with ``unexplained``.
 
+        ``between`` is what was added before the block; only where anything was.
+
         ``attn_out`` and ``mlp_out`` are the sites; ``attrs["experts_beside"]`` says in which of
         them ``expert_out`` is contained.
         """
@@ -105,6 +126,7 @@ class Ledger:
             "feature": np.array(self.features, np.int64)[feature],
             "is_found": self.found[sample, place, feature],
             **{site: values[cells] for site, values in self.values.items()},
+            **({"between": self.between[cells]} if self.adds_between else {}),
             "unexplained": self.unexplained[cells],
         }
         attrs = {

@@ -2,7 +2,9 @@
 
 Depends on record. A block's output is what entered it, plus what its attention added, plus what its
 MLP added, plus what a mixture of experts beside them added; so every change of a feature has an
-author. What an MLP adds to feature f at a token is
+author. What a model adds between two blocks counts with the block that it enters, by itself.
+
+What an MLP adds to feature f at a token is
 ``scale * (bias[f] + sum over neurons of weight[f, n] * act[n])``, where ``scale`` is 1 but in
 families that normalise or multiply it before it is added. The first massive block of Sun et al.
 (arXiv 2402.17762) is the block of birth here.
@@ -16,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from sinkscope.analysis.criteria import massive_ratio
-from sinkscope.analysis.ledger import PARTS, Ledger, residual_ledger
+from sinkscope.analysis.ledger import BETWEEN, PARTS, Ledger, residual_ledger
 from sinkscope.analysis.neurons import rank_neurons
 from sinkscope.analysis.tables import check_number, token_table
 from sinkscope.errors import SiteError
@@ -72,12 +74,13 @@ def trace_origin(
         value, signed), ``entering`` and ``leaving`` (the block of birth), ``attn_out`` and
         ``mlp_out`` (what its parts added), ``expert_out`` (where there are mixtures of experts;
         beside an attention or MLP it is contained in theirs), ``part`` ("mlp", "attention",
-        "experts", or "embedding", where the value enters layer 0 with it), ``share`` (of the
-        block's change, by that part; of an MLP or attention without the experts beside it),
-        ``share_of_peak`` (of the peak, that leaves the block of birth), ``step_layer`` (the block
-        that adds most), ``last_layer``, ``removed_layer`` and ``removed_by`` (empty where it
-        lasts to the end), ``neuron`` and ``neuron_share`` (the first of the ranking), ``n_half``
-        (neurons that explain half).
+        "experts", "between blocks", where it is what the model adds before the block (``entering``
+        contains it), or "embedding", where the value enters layer 0 with it), ``share`` (of the
+        change since the block before, by that part; of an MLP or attention without the experts
+        beside it), ``share_of_peak`` (of the peak, that leaves the block of birth), ``step_layer``
+        (the block that adds most), ``last_layer``, ``removed_layer`` and ``removed_by`` (empty
+        where it lasts to the end), ``neuron`` and ``neuron_share`` (the first of the ranking),
+        ``n_half`` (neurons that explain half).
         ``neurons`` and ``removals``: ``TABLE_COLUMNS``, ``feature``, ``rank``, ``neuron``,
         ``contribution``, ``share`` (of what the MLP added without experts), ``cumulative``,
         ``weight``, ``gate``, ``up``, ``act``, and the medians over the other traced tokens
@@ -172,7 +175,7 @@ def _life(path: Mapping[str, np.ndarray], limits: np.ndarray, first: float) -> d
     massive = np.flatnonzero(np.abs(after) >= limits)
     peak = int(np.abs(after).argmax())
     sign = np.sign(after[peak]) or 1.0
-    steps = sign * (after - before)[: peak + 1]
+    steps = sign * (after - _left(path))[: peak + 1]
     largest = int(steps.argmax())
     if len(massive):
         born = int(massive[0])
@@ -205,16 +208,21 @@ def _life(path: Mapping[str, np.ndarray], limits: np.ndarray, first: float) -> d
     }
 
 
+def _left(path: Mapping[str, np.ndarray]) -> np.ndarray:
+    """What the block before each left: what enters, without what was added in between."""
+    return path["resid_pre"] - path.get(BETWEEN, 0.0)
+
+
 def _remover(path: Mapping[str, np.ndarray], layer: int) -> str:
     """Who took a value away; "median" if it is still there, more than half of it."""
-    stays = abs(path["resid_post"][layer]) > 0.5 * abs(path["resid_pre"][layer])
+    stays = abs(path["resid_post"][layer]) > 0.5 * abs(_left(path)[layer])
     return "median" if stays else _author(path, layer)[0]
 
 
 def _author(path: Mapping[str, np.ndarray], layer: int) -> tuple[str, float]:
-    """The part of a block that did most of its change, and its share of it."""
-    change = path["resid_post"][layer] - path["resid_pre"][layer]
-    added = {part: path[part][layer] for part in PARTS if part in path}
+    """What did most of the change since the block before, and its share of it."""
+    change = path["resid_post"][layer] - _left(path)[layer]
+    added = {part: path[part][layer] for part in (*PARTS, BETWEEN) if part in path}
     part = max(added, key=lambda name: added[name] * np.sign(change))
     return part, float(added[part] / change) if change else np.nan
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from sinkscope.analysis.effects import BEFORE
+from sinkscope.analysis.ledger import BETWEEN
 
 __all__ = ["CAUSE_WRITERS"]
 
@@ -14,6 +15,7 @@ _PARTS = {
     "attention": "by attention",
     "experts": "by the experts",
     "embedding": "with the embedding",
+    BETWEEN: "by what the model adds before it",
 }
 _FORMS = {"wer": "{:.1%}", "sink_rate": "{:.1%}", "largest_sink_rate": "{:.0%}", "kl": "{:.3f}"}
 _TOLD = ("loss", "wer", "kl", "sinks", "largest_ratio")

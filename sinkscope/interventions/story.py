@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sinkscope.analysis.ledger import BETWEEN
 from sinkscope.analysis.published import match_published
 from sinkscope.analysis.tables import as_ranges
 from sinkscope.analysis.validation import validate_features
@@ -34,6 +35,7 @@ _AUTHORS = {
     "attention": "by attention",
     "experts": "by the experts",
     "embedding": "with the embedding",
+    BETWEEN: "by what the model adds before it",
 }
 
 
@@ -121,7 +123,8 @@ def _born(found: Findings) -> str:
 def _did(part: str, shares: list[float]) -> str:
     if part == "embedding":
         return ""
-    return f", which makes {np.median(shares):.0%} of the block's change"
+    what = "change" if part == BETWEEN else "block's change"
+    return f", which makes {np.median(shares):.0%} of the {what}"
 
 
 def _written(found: Findings) -> str:
@@ -160,7 +163,7 @@ def _gate(own: pd.DataFrame) -> str:
 
 def _removed(found: Findings) -> str:
     births = found.births
-    gone = births.loc[births["removed_by"].isin(["mlp", "attention", "experts"])]
+    gone = births.loc[births["removed_by"].isin(["mlp", "attention", "experts", BETWEEN])]
     if not len(gone):
         return ""
     counts = Counter(gone["removed_by"].tolist())

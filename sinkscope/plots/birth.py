@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from sinkscope.analysis.ledger import BETWEEN
 from sinkscope.analysis.origin import Origin
 from sinkscope.errors import InputError
 from sinkscope.plots.captions import entitle, layer_words, model_words
@@ -14,9 +15,14 @@ from sinkscope.plots.style import ACCENT, MUTED, drawing, plain
 
 __all__ = ["birth", "chosen_birth"]
 
-COLORS = {"attention": "#0072B2", "mlp": "#E69F00", "experts": "#009E73"}
-NAMES = {"attention": "attention adds", "mlp": "MLP adds", "experts": "experts add"}
-SITES = {"attention": "attn_out", "mlp": "mlp_out", "experts": "expert_out"}
+COLORS = {"attention": "#0072B2", "mlp": "#E69F00", "experts": "#009E73", BETWEEN: "#CC79A7"}
+NAMES = {
+    "attention": "attention adds",
+    "mlp": "MLP adds",
+    "experts": "experts add",
+    BETWEEN: "added before the block",
+}
+SITES = {"attention": "attn_out", "mlp": "mlp_out", "experts": "expert_out", BETWEEN: "between"}
 
 
 def birth(
@@ -105,6 +111,10 @@ def chosen_birth(
 def _author(row: dict[Any, Any]) -> str:
     if row["part"] == "embedding":
         return "it enters with the embedding"
-    part = {"mlp": "its MLP makes", "experts": "its experts make"}
+    part = {
+        "mlp": "its MLP makes",
+        "experts": "its experts make",
+        BETWEEN: "what is added before it makes",
+    }
     made = part.get(row["part"], "its attention makes")
     return f"{made} {row['share']:.0%} of the change"

@@ -260,6 +260,7 @@ def _call(
         window=None if seam.name in _MASKED_BY_TENSOR else options.get("sliding_window"),
         softcap=options.get("softcap"),
         sinks=options.get("s_aux"),
+        drops=module.training and bool(options.get("dropout")),
     )
 
 

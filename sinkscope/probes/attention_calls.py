@@ -22,6 +22,7 @@ class AttentionCall:
         mask: as it arrived.
         output: what the model goes on with: what its own function made of them, as edited.
         made: what its own function made of them; None for the same.
+        drops: whether it drops weights at random, as in training.
         scaling: what q kᵀ is multiplied by.
         causal: whether, without a mask, a query sees the keys up to itself only.
         window: keys that a query sees, where the function itself applies it.
@@ -40,6 +41,7 @@ class AttentionCall:
     softcap: float | None = None
     sinks: Float[Tensor, " head"] | None = None
     made: Float[Tensor, "sample query head feature_v"] | None = None
+    drops: bool = False
 
     @property
     def unedited(self) -> Float[Tensor, "sample query head feature_v"]:

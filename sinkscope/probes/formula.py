@@ -24,6 +24,7 @@ def refuse_unlike(
     output: Float[Tensor, "head feature_v"],
     *,
     where: str,
+    trains: bool = False,
 ) -> None:
     """Refuse a map whose last row does not give the output that the model computed.
 
@@ -32,6 +33,7 @@ def refuse_unlike(
         value: of the map's keys.
         output: of the map's last query.
         where: for the message.
+        trains: whether the model drops weights at random, as in training.
 
     Raises:
         SiteError: if they differ by more than rounding explains.
@@ -45,10 +47,16 @@ def refuse_unlike(
         return
     off = float((output.to(expected.dtype) - expected).abs().amax())
     size = float(seen.abs().amax().clamp_min(1e-6))
-    if not off <= _TOLERANCE.get(output.dtype, _HALF_TOLERANCE) * size:
+    if off <= _TOLERANCE.get(output.dtype, _HALF_TOLERANCE) * size:
+        return
+    if trains:
         raise SiteError(
-            f"Attention maps: in {where} the model's own attention gives another output than "
-            f"softmax(q kᵀ · {attention.scaling:.4g}) with the mask that arrived (off by {off:.2g} "
-            f"where values reach {size:.2g}): its formula is not known here. Record sites other "
-            "than pattern, or load it with attn_implementation='eager'."
+            f"Attention maps: in {where} the model is in training mode and drops attention weights "
+            "at random, so that the maps are not what it used; call model.eval() first."
         )
+    raise SiteError(
+        f"Attention maps: in {where} the model's own attention gives another output than "
+        f"softmax(q kᵀ · {attention.scaling:.4g}) with the mask that arrived (off by {off:.2g} "
+        f"where values reach {size:.2g}): its formula is not known here. Record sites other "
+        "than pattern, or load it with attn_implementation='eager'."
+    )

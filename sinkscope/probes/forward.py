@@ -188,7 +188,7 @@ class Forward:
             attention, value = attention_map(call, part, self.offsets[layer])
             last = at(part.rows, call.unedited[part.sample], 0)[-1]
         if layer not in self.checked:
-            refuse_unlike(attention, value, last, where=f"layer {layer}")
+            refuse_unlike(attention, value, last, where=f"layer {layer}", trains=call.drops)
         return attention
 
     def _reduce_map(self, layer: int, attention: AttentionMap | PackedMap, part: Part) -> None:

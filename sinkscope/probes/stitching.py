@@ -129,12 +129,18 @@ class Ends:
     def real(
         self, ids: Sequence[int], *, ended: bool
     ) -> tuple[Bool[np.ndarray, " position"], bool]:
-        """Which generated ids are tokens, and whether the sample has ended with them."""
+        """Which generated ids are tokens, and whether the sample has ended with them.
+
+        A model may write the id itself before its end, and goes on attending to it.
+
+        Example:
+            >>> Ends(frozenset({2}), pad=0).real([5, 0, 2, 0], ended=False)[0].tolist()
+            [True, True, True, False]
+        """
         real = np.ones(len(ids), bool)
         for i, token in enumerate(ids):
             filler = token == self.pad if self.pad is not None else token in self.end
-            only_fills = self.pad is not None and self.pad not in self.end
-            real[i] = not (filler and (ended or only_fills))
+            real[i] = not (filler and ended)
             ended = (ended and not real[i]) or (real[i] and token in self.end)
         return real, bool(ended)
 

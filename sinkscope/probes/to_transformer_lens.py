@@ -21,16 +21,25 @@ from sinkscope.record import Record
 
 __all__ = ["TransformerLensCache", "short_name", "to_transformer_lens"]
 
-_UNROTATED: dict[str, dict[str, str]] = {
-    "gpt2": {"q": "blocks.{layer}.attn.hook_q", "k": "blocks.{layer}.attn.hook_k"},
+_PLAIN = {"q": "blocks.{layer}.attn.hook_q", "k": "blocks.{layer}.attn.hook_k"}
+_OWN: dict[str, dict[str, str]] = {
+    "gpt2": _PLAIN,
     "opt": {"q": "", "k": "blocks.{layer}.attn.hook_k"},
     "jamba": {"q": "", "k": ""},
+    **{name: _PLAIN | {"z": ""} for name in ("deepseek_v2", "deepseek_v3")},
+    **{name: {"z": ""} for name in ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")},
+    **{name: {"q": "", "k": "", "v": ""} for name in ("gemma4_text", "gemma4_unified_text")},
 }
-"""Families without rotary embedding, and what their queries and keys are called.
+"""What a family's sites are called where they are not called as usual; "" for what has no name.
 
-OPT's queries enter attention multiplied by its scaling, and TransformerLens shows them before it;
-of Jamba's it is not known.
+GPT-2 and OPT rotate nothing. OPT's queries enter attention multiplied by its scaling, and
+TransformerLens shows them before it; of Jamba's it is not known. DeepSeek's ``hook_rot_q`` and
+``hook_rot_k`` are the rotated part alone, and its ``hook_z`` has other axes than its name says.
+Qwen's hybrids multiply ``hook_z`` by a gate, and Gemma 4's values are shown before their norm.
 """
+_HEADS_FIRST = ("deepseek_v2", "deepseek_v3")
+"""Families whose queries, keys and values are ``(batch, head, pos, d_head)`` there."""
+_CROSSING = ("whisper_decoder",)
 _PER_HEAD = ("q", "k", "v", "z")
 
 
@@ -118,18 +127,19 @@ def to_transformer_lens(record: Record) -> TransformerLensCache:
     d_head)`` with as many heads as the model has of them, attention maps ``(batch, head, query_pos,
     key_pos)``; all float32 on the CPU, whatever the model computed in. Queries and keys are those
     that enter attention: ``hook_rot_q`` and ``hook_rot_k``, or ``hook_q`` and ``hook_k`` in a
-    family without rotary embedding.
+    family without rotary embedding and in DeepSeek's, whose bridges have the head before ``pos``.
 
     Args:
         record: of samples of one length, with sites that were kept.
 
     Returns:
         The mapping. Layers that were not kept are not in it, and what TransformerLens has no name
-        for (experts, OPT's scaled queries) is in ``left_out``.
+        for (experts, OPT's scaled queries), or names otherwise, is in ``left_out``.
 
     Raises:
         InputError: samples of several lengths, which a record pads and a cache cannot show; an
-            encoder, whose blocks TransformerLens names otherwise.
+            encoder, or a decoder with cross-attention, whose blocks TransformerLens names
+            otherwise.
         SiteError: the record kept nothing.
     """
     _refuse(record)
@@ -145,7 +155,7 @@ def to_transformer_lens(record: Record) -> TransformerLensCache:
         array = record[site].transpose("layer", "sample", ...)
         for layer, values in zip(array["layer"].values.tolist(), array.values, strict=True):
             name = _pattern(site, record).format(layer=layer)
-            tensors[name] = _ordered(site, values)
+            tensors[name] = _ordered(site, values, record)
     left = [site for site in kept if site not in named]
     return TransformerLensCache(tensors, n_layers=int(record.provenance["n_layers"]), left_out=left)
 
@@ -162,19 +172,27 @@ def _refuse(record: Record) -> None:
             "to_transformer_lens: the record is of an encoder (or does not say what of), whose "
             "blocks TransformerLens names otherwise; give one of a language model."
         )
+    if "cross_out" in record or record.provenance.get("family") in _CROSSING:
+        raise InputError(
+            "to_transformer_lens: the record is of a decoder with cross-attention, whose blocks "
+            "TransformerLens names otherwise; give one of a language model."
+        )
 
 
 def _pattern(site: str, record: Record) -> str:
     """What TransformerLens calls a site of this model, with a place for the layer; "" for none."""
-    own = _UNROTATED.get(str(record.provenance.get("family")), {})
+    own = _OWN.get(str(record.provenance.get("family")), {})
     return own.get(site, SITES[site].transformer_lens)
 
 
-def _ordered(site: str, values: np.ndarray) -> Tensor:
+def _ordered(site: str, values: np.ndarray, record: Record) -> Tensor:
     """One layer's values in TransformerLens's order; a narrower layer loses its padding."""
     tensor = torch.from_numpy(np.ascontiguousarray(values))
     if site not in _PER_HEAD:
         return tensor
     real = ~tensor.isnan()
     heads, width = int(real.any((0, 2, 3)).sum()), int(real.any((0, 1, 2)).sum())
-    return tensor[:, :heads, :, :width].transpose(1, 2).contiguous()
+    tensor = tensor[:, :heads, :, :width]
+    if record.provenance.get("family") in _HEADS_FIRST:
+        return tensor.contiguous()
+    return tensor.transpose(1, 2).contiguous()

@@ -175,6 +175,8 @@ def _width(subject: Subject) -> int:
     config: Any = subject.anatomy.config
     names = ("intermediate_size", "ffn_dim", "n_inner", "encoder_ffn_dim")
     found = next((v for name in names if (v := getattr(config, name, None))), None)
+    if isinstance(found, list | tuple):
+        found = max(found)
     return int(found or 4 * subject.anatomy.d_model)
 
 

@@ -1,5 +1,6 @@
 """What an encoder is given: clips, what its processor returned, or one tensor of it."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,10 +24,10 @@ def as_features(name: str, model: Any, data: Any) -> dict[str, Any] | None:
     Tensors go to where the model is; those of numbers with a fraction, to its dtype.
 
     Raises:
-        InputError: a mapping without a tensor.
+        InputError: a mapping without a tensor, or without an argument that the forward needs.
     """
     if isinstance(data, Tensor):
-        data = {getattr(model, "main_input_name", "hidden_states"): data}
+        data = {_main_input(model): data}
     if not isinstance(data, Mapping):
         return None
     if not any(isinstance(value, Tensor) for value in data.values()):
@@ -35,7 +36,9 @@ def as_features(name: str, model: Any, data: Any) -> dict[str, Any] | None:
             "return_tensors='pt'."
         )
     weight = next(model.parameters())
-    return {key: _placed(value, weight) for key, value in data.items()}
+    _refuse_missing(name, model, data)
+    absent = {key: None for key in _needed(model) if key not in data}
+    return {key: _placed(value, weight) for key, value in (absent | dict(data)).items()}
 
 
 def layouts_of_features(
@@ -105,6 +108,29 @@ def refuse_others(name: str, others: Sequence[Any]) -> None:
         raise InputError(
             f"{name} makes frames, mask and layout from the clip itself, and has no BOS; give "
             "clips alone."
+        )
+
+
+def _main_input(model: Any) -> str:
+    """What the tensor of its forward is called that a lone tensor is."""
+    names = list(inspect.signature(model.forward).parameters)
+    usual = str(getattr(model, "main_input_name", ""))
+    return names[0] if names and usual not in names and "kwargs" not in names[:1] else usual
+
+
+def _needed(model: Any) -> dict[str, bool]:
+    """Arguments that its forward has no default for, and whether they may be None."""
+    given = inspect.signature(model.forward).parameters.values()
+    named = [one for one in given if one.kind is one.POSITIONAL_OR_KEYWORD]
+    return {one.name: "None" in str(one.annotation) for one in named if one.default is one.empty}
+
+
+def _refuse_missing(name: str, model: Any, data: Mapping[str, Any]) -> None:
+    missing = [key for key, optional in _needed(model).items() if not optional and key not in data]
+    if missing:
+        raise InputError(
+            f"{name} needs {', '.join(missing)} besides; give what its processor returns, as a "
+            "mapping of the arguments of its forward."
         )
 
 

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from sinkscope.errors import InputError
+from sinkscope.glossary import APPENDED
 from sinkscope.layout import TokenLayout
 from sinkscope.subjects.anatomy import Anatomy
 from sinkscope.subjects.frame_layouts import unknown_frames
@@ -28,6 +29,9 @@ from sinkscope.subjects.packed_layouts import (
 __all__ = ["class_and_frames", "frame_mask", "layouts_of", "patches"]
 
 CLASS_LABEL = "[class]"
+
+LONGEST = 500
+"""Frames above which Phi-4's audio encoder runs over pieces of that length."""
 
 PE_SAMPLE_RATE = 48_000
 """Samples a second that PE's audio encoders hear, by `PeAudioFeatureExtractor`.
@@ -143,6 +147,40 @@ def _subsampled(anatomy: Anatomy, given: Mapping[str, Any]) -> tuple[TokenLayout
     return tuple(unknown_frames("audio", row, frame_rate=MEL_RATE / step) for row in real)
 
 
+def _halved_mel(anatomy: Anatomy, given: Mapping[str, Any]) -> tuple[TokenLayout, ...]:
+    """Bands by log-mel frames, of which two make a frame; no mask."""
+    mel = _tensor(anatomy, given, "input_features", axes=3)
+    real = np.ones((mel.shape[2] + 1) // 2, bool)
+    return (unknown_frames("audio", real, frame_rate=MEL_RATE / 2),) * len(mel)
+
+
+def _pieces(anatomy: Anatomy, given: Mapping[str, Any]) -> tuple[TokenLayout, ...]:
+    """Phi-4's frames: above ``LONGEST`` it runs over pieces. It hears what its mask calls padding.
+
+    Frames after the sound's end, and what fills the last piece up, are ``appended_silence``.
+    """
+    name, step = _STEPS[anatomy.family]
+    mel, mask = _tensor(anatomy, given, name, axes=3), given.get("mask")
+    frames = -(-mel.shape[1] // step)
+    lengths = [mel.shape[1]] * len(mel) if mask is None else mask.sum(1).tolist()
+    pieces = -(-frames // LONGEST)
+    count = frames if pieces == 1 else LONGEST
+    found = []
+    for length in lengths:
+        sounding = -(-int(length) // step)
+        for first in range(0, count * pieces, count):
+            own = max(0, min(count, sounding - first))
+            edges = (first + np.arange(count + 1)) * step / MEL_RATE
+            found.append(
+                TokenLayout.of(
+                    ["audio"] * own + [APPENDED] * (count - own),
+                    [f"f{first + i}" for i in range(count)],
+                    seconds=np.stack([edges[:-1], edges[1:]], axis=1),
+                )
+            )
+    return tuple(found)
+
+
 def _masked(layout: TokenLayout, real: Bool[np.ndarray, " token"]) -> TokenLayout:
     return pad_layout(layout.take(np.flatnonzero(real)), real)
 
@@ -246,6 +284,8 @@ _LAYOUTS: dict[str, _Layouts] = {
     "packed_audio": _packed_audio,
     "packed_vision": _packed_vision,
     "subsampled": _subsampled,
+    "halved_mel": _halved_mel,
+    "pieces": _pieces,
 }
 _MASKS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "pe_audio": _pe_mask,

@@ -134,6 +134,7 @@ _GLMASR = replace(
     resid_mid="post_attention_layernorm",
     mlp_out="mlp",
     down="mlp.fc2",
+    layout="halved_mel",
 )
 _CONVOLUTIONAL = replace(_WHISPER, blocks="blocks", sites=("resid_pre", "resid_post"), maps=False)
 
@@ -205,7 +206,7 @@ _TRANSFORMERS: dict[str, dict[str, EncoderRow]] = {
             _CONFORMER,
             model_type="phi4_multimodal_audio",
             blocks="encoders",
-            layout="subsampled",
+            layout="pieces",
             maps=True,
             maps_why="",
         ),

@@ -8,7 +8,7 @@ encoder.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -137,9 +137,29 @@ class WhisperSubject:
         with evaluating(self.model):
             return self.model(**inputs.kwargs, use_cache=False)
 
-    def announcing(self, announce: Announce) -> AbstractContextManager[None]:
-        """Nothing to announce: the layout follows from what the decoder receives."""
-        return nullcontext()
+    @contextmanager
+    def announcing(self, announce: Announce) -> Iterator[None]:
+        """Nothing to announce: the layout follows from what the decoder receives.
+
+        While open, ``generate`` may not guess the language: its forward for that would be taken
+        for a sample.
+        """
+        own = vars(self.model)
+        before = own.get("detect_language")
+
+        def refuse(*_: Any, **__: Any) -> None:
+            raise InputError(
+                f"{self.name}: generate was not told the language, and its forward that guesses it "
+                "would be recorded as a sample; give language=, such as language='en'."
+            )
+
+        own["detect_language"] = refuse
+        try:
+            yield
+        finally:
+            own.pop("detect_language", None)
+            if before is not None:
+                own["detect_language"] = before
 
     def label_tokens(self, ids: Sequence[int]) -> list[str]:
         """A printable label of each vocabulary entry; its number where there is no tokenizer."""

@@ -13,6 +13,7 @@ import numpy as np
 from torch import nn
 
 from sinkscope.errors import InputError
+from sinkscope.glossary import APPENDED
 from sinkscope.layout import TokenLayout
 from sinkscope.subjects.anatomy import Anatomy
 from sinkscope.subjects.encoder_anatomy import encoder_anatomy
@@ -210,10 +211,14 @@ def _tells(values: np.ndarray | None) -> bool:
 
 
 def _layout(stream: str, tokens: StreamTokens, told: Sequence[str]) -> TokenLayout:
-    """The layout of a sample with the descriptors that are told of some sample."""
+    """The layout of a sample with the descriptors that are told of some sample.
+
+    Frames of sound without seconds come after the sound's end.
+    """
+    silent = np.isnan(tokens.seconds[:, 0]) if stream == "audio" else np.zeros(len(tokens), bool)
     values = {name: getattr(tokens, name) for name in told}
     return TokenLayout.of(
-        [stream] * len(tokens),
+        [APPENDED if appended else stream for appended in silent],
         [f"{LETTERS[stream]}{i}" for i in range(len(tokens))],
         seconds=tokens.seconds,
         descriptors={

@@ -1,15 +1,16 @@
 """Which log-mel frames a sound's tokens are made of. Numpy only."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from sinkscope.errors import InputError
 from sinkscope.subjects.multimodal.table import Given, StreamTokens
 
-__all__ = ["chunked_frames", "heard", "mel_lengths", "mel_step", "pairs"]
+__all__ = ["chunked_frames", "heard", "masked_frames", "mel_lengths", "mel_step", "pairs"]
 
 Edges = Int[np.ndarray, "frame 2"]
 """First log-mel frame of each frame of an encoder, and the one after its last."""
@@ -59,6 +60,25 @@ def chunked_frames(length: int, *, chunk: int, halvings: int) -> Edges:
     frames = np.arange(length, dtype=np.int64)
     start = frames[(frames % chunk) % 2**halvings == 0]
     return np.stack([start, np.append(start[1:], length)[: len(start)]], axis=1)
+
+
+def masked_frames(real: Bool[np.ndarray, "item frame"], *, step: float) -> list[StreamTokens]:
+    """The real frames of each sound, each at its own place.
+
+    Args:
+        real: which of them are.
+        step: seconds from one frame to the next.
+
+    Example:
+        >>> masked_frames(np.array([[True, True], [True, False]]), step=0.5)[0].seconds.tolist()
+        [[0.0, 0.5], [0.5, 1.0]]
+    """
+    whole = StreamTokens.of_frames([real.shape[1]], step=step)
+    found = []
+    for item, row in enumerate(real):
+        own = replace(whole, item=np.full(len(row), item, np.int64))
+        found.append(own.take(np.flatnonzero(row)))
+    return found
 
 
 def pairs(edges: Edges) -> Int[np.ndarray, "pair 2"]:

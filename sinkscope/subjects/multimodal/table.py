@@ -9,7 +9,7 @@ stamps) follows from the ids.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any
 
@@ -166,6 +166,11 @@ class StreamTokens:
             np.concatenate(views) if several else None,
         )
 
+    def until(self, count: int) -> "StreamTokens":
+        """The same, with seconds for the first ``count`` tokens only."""
+        sounding = np.arange(len(self))[:, None] < count
+        return replace(self, seconds=np.where(sounding, self.seconds, np.nan))
+
     def take(self, places: Int[np.ndarray, " place"]) -> "StreamTokens":
         """The tokens at these places, in that order."""
         view = None if self.view is None else self.view[places]
@@ -186,7 +191,7 @@ class Stream:
         encoder: path of the stream's encoder from the composite; "" where it has none.
         frames: what the encoder itself runs over: from the arguments of its forward by name and
             what is known of the composite's forward to one `StreamTokens` a sample; None where
-            that is not known.
+            that is not known. Sound that it hears after a clip's end has no seconds.
     """
 
     placeholder: str

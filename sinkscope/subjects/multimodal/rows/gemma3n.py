@@ -5,12 +5,15 @@ every fourth log-mel frame and gives every fourth of its own, 160 ms apart; what
 up with tokens that stand for no sound.
 """
 
+from collections.abc import Mapping, Sequence
 from math import isqrt, prod
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
 
 from sinkscope.errors import InputError
+from sinkscope.subjects.multimodal.sounds import masked_frames
 from sinkscope.subjects.multimodal.table import Composite, Given, Stream, StreamTokens, Turns
 
 __all__ = ["COMPOSITES"]
@@ -40,6 +43,13 @@ def _audio(given: Given) -> StreamTokens:
     real = np.pad(heard, ((0, 0), (0, count - heard.shape[1]))).reshape(-1)
     seconds = np.where(real[:, None], tokens.seconds, np.nan)
     return StreamTokens(seconds, tokens.row, tokens.column, tokens.item)
+
+
+def _frames(called: Mapping[str, Any], given: Given) -> Sequence[StreamTokens]:
+    """The encoder's own frames, before it gives every fourth; its mask is true at padding."""
+    strides = [int(stride[0]) for stride in given.config.audio_config.sscp_conv_stride_size]
+    real = ~called["audio_mel_mask"].bool().cpu().numpy()
+    return masked_frames(_heard(real, strides, 1), step=MEL_STEP * prod(strides))
 
 
 def _heard(
@@ -72,12 +82,14 @@ COMPOSITES = (
         "gemma3n",
         "Gemma 3n",
         streams={
-            "audio": Stream("audio_token_id", "input_features", _audio, "model.audio_tower"),
+            "audio": Stream(
+                "audio_token_id", "input_features", _audio, "model.audio_tower", _frames
+            ),
             "image": Stream("image_token_id", "pixel_values", _image, "model.vision_tower"),
         },
         turns=Turns(named=("<start_of_turn>",), ends=("<end_of_turn>",)),
         delimiters=("boi_token_id", "eoi_token_id", "boa_token_id", "eoa_token_id"),
-        notes="its encoders are not studied alone; of the 160 ms between two tokens of sound each "
-        "hears the first 90 itself, and what was before through attention",
+        notes="its picture encoder is not studied alone; of the 160 ms between two tokens of sound "
+        "each hears the first 90 itself, and what was before through attention",
     ),
 )

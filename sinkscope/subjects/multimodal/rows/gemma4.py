@@ -6,14 +6,16 @@ processor writes the minute and second in which it is.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from sinkscope.errors import InputError
 from sinkscope.subjects.multimodal.films import film_times
+from sinkscope.subjects.multimodal.sounds import masked_frames
 from sinkscope.subjects.multimodal.stamps import stamps_before
 from sinkscope.subjects.multimodal.table import Composite, Given, Stream, StreamTokens, Turns
 
@@ -50,6 +52,12 @@ def _audio(given: Given, *, every: int) -> StreamTokens:
     start, blank = TOKEN_STEP * frame, np.full(len(item), np.nan)
     seconds = np.stack([start, start + TOKEN_STEP], axis=1)
     return StreamTokens(seconds, blank, blank, item.astype(np.int64))
+
+
+def _frames(called: Mapping[str, Any], given: Given) -> Sequence[StreamTokens]:
+    """The encoder's frames, each of which is a token: those that its mask calls real."""
+    real = called["attention_mask"][:, ::HALVINGS].bool().cpu().numpy()
+    return masked_frames(real, step=TOKEN_STEP)
 
 
 def _image(given: Given, *, pooling: Pooling) -> StreamTokens:
@@ -122,7 +130,11 @@ def _row(
         title,
         streams={
             "audio": Stream(
-                "audio_token_id", "input_features", partial(_audio, every=every), towers[0]
+                "audio_token_id",
+                "input_features",
+                partial(_audio, every=every),
+                towers[0],
+                _frames if towers[0] else None,
             ),
             "image": Stream(
                 "image_token_id", "pixel_values", partial(_image, pooling=pooling), towers[1]
@@ -136,7 +148,7 @@ def _row(
         },
         turns=Turns(named=("<|turn>",), ends=("<turn|>",)),
         delimiters=("boi_token_id", "eoi_token_id", "boa_token_id", "eoa_token_index"),
-        notes="its encoders are not studied alone" if any(towers) else "has no encoders",
+        notes="its picture encoder is not studied alone" if any(towers) else "has no encoders",
     )
 
 

@@ -43,11 +43,19 @@ def _kept(given: Given, queries: int) -> Bool[np.ndarray, "item token"]:
 
 
 def _frames(called: Mapping[str, Any], given: Given) -> Sequence[StreamTokens]:
-    """The conformer's frames; it is not told which are padding and hears them all."""
+    """The conformer's frames; it is not told which are padding and hears them all.
+
+    Those of windows of which no token is kept have no seconds. Where in its last window a sound
+    ends, the forward is not told.
+    """
     items, frames = called["hidden_states"].shape[:2]
+    size = given.config.window_size
+    queries = size // given.config.downsample_rate
+    kept = _kept(given, queries).sum(1) if "input_features" in given.inputs else [frames] * items
     found = []
     for i in range(items):
         tokens = StreamTokens.of_frames([frames], step=FRAME)
+        tokens = tokens.until(-(-int(kept[i]) // queries) * size)
         found.append(replace(tokens, item=np.full(frames, i, np.int64)))
     return found
 

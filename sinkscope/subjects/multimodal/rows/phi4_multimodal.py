@@ -6,14 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from sinkscope.subjects.encoder_layouts import LONGEST
 from sinkscope.subjects.multimodal.crops import Picture, patches_of, tokens_of
 from sinkscope.subjects.multimodal.sounds import mel_step
 from sinkscope.subjects.multimodal.table import Composite, Given, Stream, StreamTokens, Turns
 
 __all__ = ["COMPOSITES"]
-
-LONGEST = 500
-"""Frames of the audio encoder above which it runs over pieces of that length."""
 
 
 def _step(given: Given) -> float:
@@ -29,16 +27,19 @@ def _audio(given: Given) -> StreamTokens:
 def _audio_frames(called: Mapping[str, Any], given: Given) -> Sequence[StreamTokens]:
     """The frames of each sound, and of its padding: the mask, which is added, hides nothing.
 
-    Above ``LONGEST`` the encoder runs over pieces, the last one filled up.
+    Those of the padding have no seconds. Above ``LONGEST`` the encoder runs over pieces, the last
+    one filled up.
     """
     reduction = given.config.audio_config.time_reduction
     items, length = called["hidden_states"].shape[:2]
     frames = -(-int(length) // reduction)
     pieces = -(-frames // LONGEST)
     count = frames if pieces == 1 else LONGEST
+    sizes = given.inputs.get("audio_embed_sizes", [frames] * items)
     found = []
     for item in range(items):
         whole = StreamTokens.of_frames([count * pieces], step=_step(given))
+        whole = whole.until(int(sizes[item]))
         whole = replace(whole, item=np.full(len(whole), item, np.int64))
         found += [whole.take(np.arange(count) + piece * count) for piece in range(pieces)]
     return found

@@ -71,11 +71,18 @@ def _audio(given: Given, *, counter: Counter, merged: int) -> StreamTokens:
 def _frames(
     called: Mapping[str, Any], given: Given, *, counter: Counter, masked: bool
 ) -> Sequence[StreamTokens]:
-    """The encoder's frames, 20 ms each, window by window; without a mask it hears the padding."""
+    """The encoder's frames, 20 ms each, window by window.
+
+    Where it takes no mask it hears the padding, whose frames have no seconds.
+    """
     _, windows = _windows(given, counter)
-    whole = np.full(len(windows), given.needed("input_features", "audio").shape[-1], np.int64)
-    lengths = _mel_lengths(given) if masked else whole
-    return _of_windows(given, windows, _halved(lengths), merged=2)
+    features = given.needed("input_features", "audio")
+    whole = np.full(len(windows), features.shape[-1], np.int64)
+    own = _halved(_mel_lengths(given))
+    if masked:
+        return _of_windows(given, windows, own, merged=2)
+    made = _of_windows(given, windows, _halved(whole), merged=2)
+    return [tokens.until(int(count)) for tokens, count in zip(made, own, strict=True)]
 
 
 def _windows(given: Given, counter: Counter) -> tuple[Lengths, list[Window]]:
@@ -131,8 +138,8 @@ COMPOSITES = (
             direct={"<|system|>": "system", "<|user|>": "user", "<|assistant|>": "assistant"}
         ),
         delimiters=("<|begin_of_audio|>", "<|end_of_audio|>"),
-        notes="Its encoder takes no mask: it hears the padding of a window, and so the frames of "
-        "the encoder go on to the window's end.",
+        notes="Its encoder takes no mask: it hears the padding of a window, whose frames "
+        "are appended_silence.",
     ),
     Composite(
         "voxtral",
