@@ -79,7 +79,7 @@ DELIMITERS = (
 """Fields of the configuration; Qwen3-Omni's class lacks some that its checkpoints have."""
 
 TWO_A_SECOND = {"do_sample_frames": True, "fps": 2.0}
-"""How Qwen's own tools sample a film; the processors by themselves would take every frame."""
+"""The pace that the processor tells the LLM where none is asked for; by itself it takes all."""
 
 COMPOSITES = (
     Composite(
