@@ -237,8 +237,8 @@ class Composite:
         turns: how its chat template marks who speaks.
         delimiters: tokens of the vocabulary, or fields of the configuration that hold an id, that
             open and close what the encoders made.
-        film: what its processor is told with a film besides, so that it samples frames as the
-            family's own tools do.
+        film: what its processor is told with a film besides, so that it samples frames instead of
+            taking all; ``with_options(processing=…)`` goes before it.
         audio_in_video: whether it can lay the sound of a film between the film's frames.
         notes: what is not supported, in words, for `sinkscope models`.
         layout: in place of streams, turns and delimiters, of a registered family: from what is
