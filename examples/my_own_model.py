@@ -64,6 +64,8 @@ def main() -> None:
     print(record.layouts[0].segments)
     print(ss.segment_attention(record).head())
     print(ss.describe(ss.find_sinks(record)))
+    picture = ss.plots.sinks_over_time(record, layer=1).figure
+    picture.savefig("whistle.png", bbox_inches="tight")
 
 
 if __name__ == "__main__":

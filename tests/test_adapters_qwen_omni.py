@@ -129,7 +129,10 @@ def test_times_that_the_processor_sampled_go_before_those_that_the_model_is_told
     sampled = {"fps": 25.0, "frames_indices": [0, 10, 20, 30], "total_num_frames": 40}
     (known,) = layouts_of(model, inputs | {"video_metadata": [sampled]})
     del inputs["video_second_per_grid"]
-    (nothing,) = layouts_of(model, inputs)
+    with pytest.raises(InputError, match="no video_second_per_grid"):
+        layouts_of(model, inputs)
+    placed = {"position_ids": torch.arange(inputs["input_ids"].shape[1]).expand(3, 1, -1)}
+    (nothing,) = layouts_of(model, inputs | placed)
     assert told.seconds[told.mask("video")].tolist() == [[0, 0.5]] * 4 + [[0.5, 1]] * 4
     assert known.seconds[known.mask("video")].tolist() == [[0, 0.8]] * 4 + [[0.8, 1.6]] * 4
     assert np.isnan(nothing.seconds).all()

@@ -104,7 +104,7 @@ def test_a_record_holds_what_the_model_says_of_its_routers(name: str) -> None:
     record = ss.record(model, **inputs, keep=["expert_gates", "expert_out"])
     layers = layers_with(anatomy)
     assert record["router"]["layer"].values.tolist() == list(layers)
-    assert record.provenance["experts"]["layers"] == list(layers)
+    assert record.provenance["mixture"]["layers"] == list(layers)
     for place in range(len(layers)):
         wanted = torch.softmax(own[place].float(), -1).view(SAMPLES, 12, 4)
         found = record["router"][:, place].values

@@ -44,7 +44,13 @@ def made(example: ModuleType) -> tuple[torch.nn.Module, dict]:
     return model, {"input_ids": ids, "mel": torch.randn(1, 80, 8)}
 
 
-def test_the_example_runs(example: ModuleType, capsys: pytest.CaptureFixture) -> None:
+def test_the_example_runs(
+    example: ModuleType,
+    capsys: pytest.CaptureFixture,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
     example.main()
     assert "'audio', 'text', 'text')" in capsys.readouterr().out
 

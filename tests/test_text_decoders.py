@@ -121,8 +121,9 @@ def test_what_is_written_to_a_stream_reaches_the_model(name: str) -> None:
 def test_logits_are_bit_equal(name: str) -> None:
     model = build_text(name)
     anatomy = anatomy_of(model)
+    usual = default_reducers(ss.load(model))
     sites = [ss.Keep(site) for site in (*anatomy.sites(), *"qkvz", "pattern")]
-    check_bit_equal(model, batch("left"), [*default_reducers(ss.load(model)), *sites])
+    check_bit_equal(model, batch("left"), [*usual, *(one for one in sites if one not in usual)])
 
 
 @pytest.mark.parametrize("name", TEXT_FAMILIES)

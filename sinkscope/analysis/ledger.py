@@ -165,7 +165,7 @@ def experts_beside(trace: Record) -> str:
     """
     if f"picked_{_EXPERTS}" not in trace:
         return ""
-    experts = trace.provenance.get("mome") or trace.provenance.get("experts") or {}
+    experts = trace.provenance.get("mome") or trace.provenance.get("mixture") or {}
     said = experts.get("placement")
     if said not in ("attention", "mlp", "layer"):
         raise SiteError(

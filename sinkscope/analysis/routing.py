@@ -86,7 +86,7 @@ def token_mask(record: Record, segment: str, length: int) -> Bool[np.ndarray, "s
 
 
 def _settings(record: Record, router: xr.DataArray) -> Mapping[str, Any]:
-    settings = record.provenance.get("mome") or record.provenance.get("experts")
+    settings = record.provenance.get("mome") or record.provenance.get("mixture")
     experts = router.sizes["expert"]
     top_k = settings.get("top_k") if isinstance(settings, Mapping) else None
     if not isinstance(top_k, int) or not 1 <= top_k <= experts:

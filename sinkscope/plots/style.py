@@ -55,7 +55,7 @@ SEGMENT_COLORS: dict[str, str] = {
     "appended_silence": "#6B5B2E",
     "padding": "#D9D9D9",
     "image": "#D55E00",
-    "system": "#8FA3AD",
+    "system": "#99CC77",
 }
 """A colour for each segment: those of the Okabe-Ito set, and more for what few models have."""
 

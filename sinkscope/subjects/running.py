@@ -66,7 +66,7 @@ def describe_model(model: nn.Module, anatomy: Anatomy) -> dict[str, Any]:
         "d_model": anatomy.d_model,
         "d_head": anatomy.d_head,
         "mome": None if experts is None else asdict(experts),
-        "experts": describe_fused(anatomy.blocks, anatomy.row, anatomy.config),
+        "mixture": describe_fused(anatomy.blocks, anatomy.row, anatomy.config),
         "versions": {name: version(name) for name in ("torch", "transformers", "sinkscope")},
     }
 

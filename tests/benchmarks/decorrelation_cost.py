@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 import sinkscope as ss
-from tests.benchmarks.overhead import MIB, _peak, _reset_peak
+from tests.benchmarks.overhead import MIB, peak, reset_peak
 from tests.benchmarks.ways import random_llama
 
 SAMPLES, TOKENS, COMPARED = 4, 512, 500
@@ -111,9 +111,9 @@ def _peak_of(dtype: str, way: str) -> float:
     """Peak resident memory of a second step, above model, gradients and optimiser, MiB."""
     step = _stepper(dtype)
     step(way)
-    before = _reset_peak()
+    before = reset_peak()
     step(way)
-    return (_peak() - before) / MIB
+    return (peak() - before) / MIB
 
 
 if __name__ == "__main__":
