@@ -13,7 +13,7 @@ from torch import Tensor, nn
 VOCABULARY = 97
 WINDOW = 5
 
-_BASE: dict[str, Any] = {
+BASE: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -28,14 +28,14 @@ _BASE: dict[str, Any] = {
 _HEAD = {"head_dim": 16}
 _EXPERTS = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2}
 _SMALL_EXPERTS = _EXPERTS | {"moe_intermediate_size": 24, "shared_expert_intermediate_size": 24}
-_NEOX = _BASE | {"num_key_value_heads": None, "rotary_pct": 0.5}
+_NEOX = BASE | {"num_key_value_heads": None, "rotary_pct": 0.5}
 
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
-    "llama": _BASE,
-    "mistral": _BASE | _HEAD | {"sliding_window": WINDOW},
-    "qwen2": _BASE,
-    "qwen3": _BASE | _HEAD,
-    "gemma2": _BASE
+    "llama": BASE,
+    "mistral": BASE | _HEAD | {"sliding_window": WINDOW},
+    "qwen2": BASE,
+    "qwen3": BASE | _HEAD,
+    "gemma2": BASE
     | _HEAD
     | {
         "sliding_window": WINDOW,
@@ -43,8 +43,8 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "query_pre_attn_scalar": 8,
         "num_hidden_layers": 3,
     },
-    "gemma3_text": _BASE | _HEAD | {"sliding_window": WINDOW, "num_hidden_layers": 3},
-    "phi3": _BASE | {"partial_rotary_factor": 0.5},
+    "gemma3_text": BASE | _HEAD | {"sliding_window": WINDOW, "num_hidden_layers": 3},
+    "phi3": BASE | {"partial_rotary_factor": 0.5},
     "gpt2": {
         "vocab_size": VOCABULARY,
         "n_embd": 32,
@@ -57,31 +57,31 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "gpt_neox": _NEOX,
     "gpt_neox_sequential": _NEOX | {"use_parallel_residual": False},
     "opt": {
-        **_BASE,
+        **BASE,
         "ffn_dim": 48,
         "word_embed_proj_dim": 32,
         "num_key_value_heads": None,
         "dropout": 0.0,
     },
-    "gpt_oss": _BASE | _HEAD | _EXPERTS | {"sliding_window": WINDOW},
-    "gemma": _BASE | _HEAD,
-    "mixtral": _BASE | _EXPERTS,
-    "qwen2_moe": _BASE | _SMALL_EXPERTS,
-    "qwen3_moe": _BASE | _HEAD | _SMALL_EXPERTS | {"mlp_only_layers": [0]},
-    "olmo": _BASE,
-    "olmo2": _BASE,
-    "olmo3": _BASE | {"sliding_window": WINDOW, "num_hidden_layers": 4},
-    "exaone4": _BASE | {"sliding_window": WINDOW, "num_hidden_layers": 4},
-    "smollm3": _BASE,
-    "granite": _BASE | {"residual_multiplier": 0.3, "attention_multiplier": 0.2},
-    "glm": _BASE | _HEAD,
-    "glm4": _BASE | _HEAD,
-    "phi": _BASE | {"num_key_value_heads": 4},
-    "starcoder2": _BASE | {"sliding_window": WINDOW, "norm_epsilon": 1e-5},
-    "stablelm": _BASE,
-    "stablelm_parallel": _BASE | {"use_parallel_residual": True},
-    "cohere": _BASE,
-    "cohere2": _BASE | {"sliding_window": WINDOW, "num_hidden_layers": 4},
+    "gpt_oss": BASE | _HEAD | _EXPERTS | {"sliding_window": WINDOW},
+    "gemma": BASE | _HEAD,
+    "mixtral": BASE | _EXPERTS,
+    "qwen2_moe": BASE | _SMALL_EXPERTS,
+    "qwen3_moe": BASE | _HEAD | _SMALL_EXPERTS | {"mlp_only_layers": [0]},
+    "olmo": BASE,
+    "olmo2": BASE,
+    "olmo3": BASE | {"sliding_window": WINDOW, "num_hidden_layers": 4},
+    "exaone4": BASE | {"sliding_window": WINDOW, "num_hidden_layers": 4},
+    "smollm3": BASE,
+    "granite": BASE | {"residual_multiplier": 0.3, "attention_multiplier": 0.2},
+    "glm": BASE | _HEAD,
+    "glm4": BASE | _HEAD,
+    "phi": BASE | {"num_key_value_heads": 4},
+    "starcoder2": BASE | {"sliding_window": WINDOW, "norm_epsilon": 1e-5},
+    "stablelm": BASE,
+    "stablelm_parallel": BASE | {"use_parallel_residual": True},
+    "cohere": BASE,
+    "cohere2": BASE | {"sliding_window": WINDOW, "num_hidden_layers": 4},
 }
 
 FAMILIES = tuple(CONFIGURATIONS)[: tuple(CONFIGURATIONS).index("gpt_oss") + 1]

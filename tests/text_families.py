@@ -10,27 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-VOCABULARY = 97
-WINDOW = 5
+from tests.families import BASE, VOCABULARY, WINDOW
 
-_BASE: dict[str, Any] = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
 _HEAD = {"head_dim": 16}
 _ROTARY = {"rope_type": "default", "rope_theta": 1e4}
 _MROPE = {"rope_parameters": _ROTARY | {"mrope_section": [2, 1, 1]}}
 _MROPE3 = {"rope_parameters": _ROTARY | {"mrope_section": [4, 2, 2], "mrope_interleaved": True}}
 _EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
-_GEMMA = _BASE | {
+_GEMMA = BASE | {
     "head_dim": 16,
     "sliding_window": WINDOW,
     "num_hidden_layers": 4,
@@ -44,17 +31,17 @@ _PHI4_AUDIO = {
 }
 
 TEXT_FAMILIES: dict[str, dict[str, Any]] = {
-    "qwen2_vl_text": _BASE | _MROPE,
-    "qwen2_5_vl_text": _BASE | _MROPE,
-    "qwen2_5_omni_text": _BASE | _MROPE,
-    "qwen2_5_omni_text:window": _BASE
+    "qwen2_vl_text": BASE | _MROPE,
+    "qwen2_5_vl_text": BASE | _MROPE,
+    "qwen2_5_omni_text": BASE | _MROPE,
+    "qwen2_5_omni_text:window": BASE
     | _MROPE
     | {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1},
-    "qwen3_vl_text": _BASE | _HEAD | _MROPE3,
-    "qwen3_vl_moe_text": _BASE | _HEAD | _MROPE3 | _EXPERTS,
-    "qwen3_omni_moe_text": _BASE | _HEAD | _MROPE3 | _EXPERTS,
-    "voxtral_realtime_text": _BASE | _HEAD | {"sliding_window": WINDOW},
-    "phi4_multimodal": _BASE
+    "qwen3_vl_text": BASE | _HEAD | _MROPE3,
+    "qwen3_vl_moe_text": BASE | _HEAD | _MROPE3 | _EXPERTS,
+    "qwen3_omni_moe_text": BASE | _HEAD | _MROPE3 | _EXPERTS,
+    "voxtral_realtime_text": BASE | _HEAD | {"sliding_window": WINDOW},
+    "phi4_multimodal": BASE
     | {
         "audio_config": _PHI4_AUDIO,
         "vision_config": _ENCODER | {"num_attention_heads": 2, "image_size": 28, "patch_size": 14},
@@ -98,32 +85,28 @@ _LATENT = {
     **{"first_k_dense_replace": 1, "n_shared_experts": 1, "num_key_value_heads": 4},
 }
 HYBRIDS: dict[str, dict[str, Any]] = {
-    "qwen3_next": _BASE
+    "qwen3_next": BASE
     | _HEAD
     | _LINEAR
     | _EXPERTS
     | {"shared_expert_intermediate_size": 24, "mlp_only_layers": [0]},
-    "qwen3_5_text": _BASE | _HEAD | _LINEAR,
-    "qwen3_5_moe_text": _BASE
-    | _HEAD
-    | _LINEAR
-    | _EXPERTS
-    | {"shared_expert_intermediate_size": 24},
-    "bamba": _BASE | _MAMBA | {"attn_layer_indices": [1], "num_hidden_layers": 3},
-    "jamba": _BASE
+    "qwen3_5_text": BASE | _HEAD | _LINEAR,
+    "qwen3_5_moe_text": BASE | _HEAD | _LINEAR | _EXPERTS | {"shared_expert_intermediate_size": 24},
+    "bamba": BASE | _MAMBA | {"attn_layer_indices": [1], "num_hidden_layers": 3},
+    "jamba": BASE
     | {
         **{"mamba_d_state": 8, "mamba_d_conv": 3, "mamba_expand": 2, "mamba_dt_rank": 4},
         **{"attn_layer_period": 2, "attn_layer_offset": 1, "num_hidden_layers": 4},
         **{"num_experts": 4, "num_experts_per_tok": 2, "expert_layer_period": 2},
         **{"expert_layer_offset": 1},
     },
-    "lfm2": _BASE
+    "lfm2": BASE
     | {
         "layer_types": ["conv", "full_attention", "conv"],
         "num_hidden_layers": 3,
         "conv_L_cache": 3,
     },
-    "falcon_h1": _BASE
+    "falcon_h1": BASE
     | _MAMBA
     | {
         **{"mamba_d_ssm": 64, "attention_out_multiplier": 0.7, "ssm_out_multiplier": 0.5},
@@ -131,16 +114,16 @@ HYBRIDS: dict[str, dict[str, Any]] = {
     },
 }
 LATENT: dict[str, dict[str, Any]] = {
-    "deepseek_v2": _BASE
+    "deepseek_v2": BASE
     | _LATENT
     | {"n_routed_experts": 4, "num_experts_per_tok": 2, "topk_method": "greedy"},
-    "deepseek_v2:groups": _BASE
+    "deepseek_v2:groups": BASE
     | _LATENT
     | {
         **{"n_routed_experts": 4, "num_experts_per_tok": 2, "topk_method": "group_limited_greedy"},
         **{"n_group": 2, "topk_group": 1, "routed_scaling_factor": 2.0, "q_lora_rank": None},
     },
-    "deepseek_v3": _BASE | _LATENT | {"n_routed_experts": 4, "num_experts_per_tok": 2},
+    "deepseek_v3": BASE | _LATENT | {"n_routed_experts": 4, "num_experts_per_tok": 2},
 }
 _EVERY = TEXT_FAMILIES | HYBRIDS | LATENT
 

@@ -1,21 +1,10 @@
-"""Every case of the adapter suite."""
+"""Every case of the adapter suite: each file of rows has one of cases, of the same name."""
 
 from importlib import import_module
 
+from sinkscope.subjects.multimodal.registry import ROWS
 from tests.adapters.suite import Case
 
-_FILES = (
-    "gemma3n",
-    "gemma4",
-    "granite_speech",
-    "llava_onevision",
-    "phi4_multimodal",
-    "qwen_audio",
-    "qwen_omni",
-    "qwen_vl",
-    "video_llama_3",
-    "windowed_sound",
-)
 CASES: tuple[Case, ...] = tuple(
-    case for name in _FILES for case in import_module(f"tests.adapters.{name}").CASES
+    case for name in ROWS for case in import_module(f"tests.adapters.{name}").CASES
 )

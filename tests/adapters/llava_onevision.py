@@ -7,24 +7,12 @@ import torch
 from torch import nn
 
 from tests.adapters.perturb import Place
-from tests.adapters.suite import Case, randomised
+from tests.adapters.suite import QWEN2_TEXT, Case, randomised
 
 IMAGE, VIDEO = 91, 92
 PATCH, SIDE = 4, 3
 """Pixels of a patch; patches of a tile."""
 
-TEXT: dict[str, Any] = {
-    "model_type": "qwen2",
-    "vocab_size": 97,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "bos_token_id": None,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-}
 VISION: dict[str, Any] = {
     "model_type": "siglip_vision_model",
     "hidden_size": 32,
@@ -44,9 +32,9 @@ def model(ratio: str = "anyres_max_9", processor: Any | None = None) -> nn.Modul
     """The tiny model; with a processor, of its vocabulary."""
     from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
-    words = len(processor.tokenizer) if processor is not None else TEXT["vocab_size"]
+    words = len(processor.tokenizer) if processor is not None else QWEN2_TEXT["vocab_size"]
     config = LlavaOnevisionConfig(
-        text_config=TEXT | {"vocab_size": words},
+        text_config=QWEN2_TEXT | {"vocab_size": words},
         vision_config=VISION,
         image_token_index=getattr(processor, "image_token_id", IMAGE),
         video_token_index=getattr(processor, "video_token_id", VIDEO),

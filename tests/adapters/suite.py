@@ -24,6 +24,19 @@ from sinkscope.subjects.multimodal import subject as adapter
 from tests.adapters.perturb import Place, received
 
 TOLERANCE = 1e-5
+QWEN2_TEXT: dict[str, Any] = {
+    "model_type": "qwen2",
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "bos_token_id": None,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+"""A small Qwen2, the LLM of several composites."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from sinkscope.errors import UnknownFamilyError
 from sinkscope.subjects.multimodal.table import Composite
 
 __all__ = [
+    "ROWS",
     "add_composite",
     "class_of",
     "composite_config",
@@ -22,7 +23,7 @@ __all__ = [
     "refuse_unlisted_config",
 ]
 
-_ROWS = (
+ROWS = (
     "gemma3n",
     "gemma4",
     "granite_speech",
@@ -147,7 +148,7 @@ def _composites_in(model: nn.Module) -> Iterator[nn.Module]:
 @cache
 def _builtin() -> dict[str, Composite]:
     found: dict[str, Composite] = {}
-    for name in _ROWS:
+    for name in ROWS:
         rows: tuple[Composite, ...] = import_module(f"{__package__}.rows.{name}").COMPOSITES
         found |= {row.model_type: row for row in rows}
     return found
